@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * SPDX-FileCopyrightText: The coldkv authors
+ *
+ * libcoldkv: a cold memory for a language model's KV cache.
+ *
+ * An inference process keeps the newest 256 to 319 tokens of a conversation exact (the hot window) and the first 4 (the
+ * sinks). Everything older is encoded as 104-byte records and handed to the daemon, coldkvd, which keeps it on disk and
+ * answers for every layer which old tokens matter to a query.
+ *
+ *     coldkv_client_create(&client, NULL, NULL);
+ *     coldkv_model_create(&model, client, &description);
+ *     coldkv_open(&conv, model, "diary", NULL);
+ *     while ((n = coldkv_resume(conv, ids)) > 0)          // a conversation that exists: feed what it says, first
+ *       my_forward(conv, ids, n);
+ *     my_forward(conv, new_ids, n);                       // at most 64 tokens at a time
+ *     coldkv_sync(conv);
+ *
+ *     my_forward: coldkv_begin(conv, ids, n);
+ *                 for each layer: compute q, k, v of the n tokens; coldkv_attend(conv, layer, q, k, v, out);
+ *                 coldkv_end(conv);
+ *
+ * Caveats
+ * - Retrieved tokens are 64 of all the old ones, at about 3 bits a coordinate: what needs every old token at once
+ *   (counting, summing up a whole book) or bit-exact attention is not to be had this way.
+ * - One conversation has one writer. A second process that opens it for writing gets COLDKV_EBUSY.
+ * - An object and everything made from it belong to one thread at a time. Different clients are independent.
+ * - Without a daemon the conversation goes on with the hot window alone and coldkv_get_status says so; see there.
+ *
+ * Every function that returns int returns 0 or a negative COLDKV_E code; coldkv_error() then has a sentence about it.
+ * Arrays belong to the caller and are only read or written during the call, unless said otherwise. All floats are f32.
+ */
+#ifndef COLDKV_H
+#define COLDKV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define COLDKV_VERSION "0.1.0"
+
+#if defined(__GNUC__)
+#define COLDKV_API __attribute__((visibility("default")))
+#else
+#define COLDKV_API
+#endif
+
+/* Error codes. The daemon's own have the numbers of PROTOCOL.md. */
+enum coldkv_error_code {
+  COLDKV_OK = 0,
+  COLDKV_EVERSION = -5,        /* daemon and library do not understand each other */
+  COLDKV_ENOMODEL = -6,
+  COLDKV_ENOCONVERSATION = -7, /* opened without create, and there is none of that name */
+  COLDKV_EBUSY = -9,           /* another process writes this conversation */
+  COLDKV_EMODEL = -10,         /* fingerprint or geometry is not that of the stored conversation */
+  COLDKV_ECONFLICT = -12,      /* the daemon holds other bytes for these tokens */
+  COLDKV_ERANGE = -14,         /* token, layer or head outside the conversation */
+  COLDKV_ELIMIT = -15,
+  COLDKV_ECORRUPT = -16,
+  COLDKV_ENOSPACE = -17,
+  COLDKV_EIO = -18,
+  COLDKV_EREADONLY = -19,
+  COLDKV_ENOMEM = -20,
+  COLDKV_EDENIED = -23,
+  COLDKV_EUNREACHABLE = -24,   /* no daemon answers */
+  COLDKV_ETIMEOUT = -25,
+  COLDKV_EARGUMENT = -26,
+  COLDKV_ESTATE = -27,         /* call out of order */
+  COLDKV_ENOTFINITE = -28,     /* NaN or infinity in q, k or v, or a length that fp16 cannot hold */
+  COLDKV_EBACKLOG = -29,       /* too many unacknowledged tokens are held here; nothing was dropped */
+};
+
+/* The sentence of the last failed call on this thread; "" before any. Valid until the next failed call. */
+COLDKV_API const char *coldkv_error(void);
+
+/* Version of the library, "0.1.0". */
+COLDKV_API const char *coldkv_version(void);
+
+/* --- the connection -------------------------------------------------------------------------------------------------- */
+
+typedef struct coldkv_client coldkv_client;
+
+struct coldkv_client_options {
+  uint32_t timeout_ms;    /* longest wait for one lookup or connection while generating; 0: 2000 */
+  uint32_t sync_timeout_ms; /* longest wait in coldkv_sync, coldkv_open and the like; 0: 30000 */
+  uint64_t backlog_bytes; /* unacknowledged records held while the daemon is away; 0: 256 MiB */
+};
+
+/* Makes a client and tries to connect to the daemon's socket (NULL: $COLDKV_SOCKET, else $XDG_RUNTIME_DIR/coldkv.sock,
+ * else /tmp/coldkv-UID/coldkv.sock). A daemon that is away is no error: the client connects when it is there. */
+COLDKV_API int coldkv_client_create(coldkv_client **client, const char *socket_path,
+                                    const struct coldkv_client_options *options);
+
+/* Closes the connection; every conversation and model made from it must have been closed. NULL is allowed. */
+COLDKV_API void coldkv_client_destroy(coldkv_client *client);
+
+/* --- the model ------------------------------------------------------------------------------------------------------- */
+
+typedef struct coldkv_model coldkv_model;
+
+enum coldkv_rope {
+  COLDKV_ROPE_NONE = 0,
+  COLDKV_ROPE_HALF = 1,        /* coordinate i is paired with i + dims/2 (Llama in transformers) */
+  COLDKV_ROPE_INTERLEAVED = 2, /* coordinate 2i is paired with 2i + 1 */
+};
+
+struct coldkv_model_description {
+  const char *name;         /* for people; may be NULL */
+  uint32_t layers, kv_heads;
+  uint32_t group;           /* query heads per kv head */
+  uint32_t head_dim;        /* d: a multiple of 8 from 64 to 128 */
+  uint32_t window;          /* trained window W, tokens */
+  uint32_t rope;            /* enum coldkv_rope */
+  uint32_t rope_dims;       /* rotated coordinates, the first ones; 0: all d */
+  double rope_theta;        /* base: frequencies theta^(-2i/dims); used where rope_freqs is NULL */
+  const double *rope_freqs; /* [rope_dims / 2] radians per position, for scaled RoPE; NULL: from rope_theta */
+  float softmax_scale;      /* 0: 1/sqrt(d) */
+  uint8_t fingerprint[32];  /* hash of the weights and of all that changes keys: adapters, RoPE settings, tokenizer */
+};
+
+/* Registers a model with the client. Copies the description. */
+COLDKV_API int coldkv_model_create(coldkv_model **model, coldkv_client *client,
+                                   const struct coldkv_model_description *description);
+COLDKV_API void coldkv_model_destroy(coldkv_model *model);
+
+/* A 32-byte fingerprint of any bytes, for engines that have no hash at hand: feed all weights, then the settings.
+ * state must be zero before the first call; it is the fingerprint after the last. Not a cryptographic hash. */
+COLDKV_API void coldkv_fingerprint(uint8_t state[32], const void *data, size_t size);
+
+/* --- conversations --------------------------------------------------------------------------------------------------- */
+
+typedef struct coldkv_conv coldkv_conv;
+
+struct coldkv_conv_options {
+  uint32_t k;          /* slots per (row, layer, kv head); 0: 64. coldkv_set_slots changes it later */
+  uint32_t candidates; /* rescored per lookup; 0: the daemon's default */
+  int hamming;         /* 1: scan by Hamming distance only (weaker; see README) */
+  int must_exist;      /* 1: COLDKV_ENOCONVERSATION rather than a new conversation */
+};
+
+/* Largest block of coldkv_begin, tokens exact before a block, sinks. */
+enum { COLDKV_BLOCK_MAX = 64, COLDKV_HOT = 256, COLDKV_SINKS = 4 };
+
+/* Opens the conversation of that name (1 to 255 bytes of UTF-8), making it if need be, and takes its writer's lease. With
+ * the daemon away a conversation cannot be opened: COLDKV_EUNREACHABLE. */
+COLDKV_API int coldkv_open(coldkv_conv **conv, coldkv_model *model, const char *name,
+                           const struct coldkv_conv_options *options);
+
+/* Closes without waiting: what was acknowledged is kept, the hot window is forgotten (coldkv_sync first keeps its ids).
+ * NULL is allowed. */
+COLDKV_API void coldkv_close(coldkv_conv *conv);
+
+/* After opening a conversation with a past: writes the ids of the next block to feed (sinks, then the last 256 stored
+ * tokens, then the ids that were in the hot window at the last sync) and returns how many, 0 when nothing is left, or a
+ * negative code. Feed them through begin / attend / end like any block; what is stored already is not stored again. */
+COLDKV_API int coldkv_resume(coldkv_conv *conv, uint32_t ids[COLDKV_BLOCK_MAX]);
+
+/* Opens a block of n new tokens, 1 to COLDKV_BLOCK_MAX, at the end of the conversation. Hands over to the daemon what has
+ * left the hot window. COLDKV_EBACKLOG when the daemon is away and the backlog is full: nothing has changed, try again. */
+COLDKV_API int coldkv_begin(coldkv_conv *conv, const uint32_t *ids, uint32_t n);
+
+/* The same for an engine whose q and k come after RoPE: positions[n] are those they were rotated for. They are un-rotated
+ * here, in double angles; rotate again for attention is what coldkv_attend does. */
+COLDKV_API int coldkv_begin_rotated(coldkv_conv *conv, const uint32_t *ids, uint32_t n, const int64_t *positions);
+
+/* Attention of the block's n rows in one layer, once per layer.
+ *   q   [n][kv_heads * group][d], query head h belongs to kv head h / group
+ *   k,v [n][kv_heads][d]
+ *   out [n][kv_heads * group][d]
+ * Row i attends exactly to the sinks and to the hot window up to itself, and to the k best of the tokens between. */
+COLDKV_API int coldkv_attend(coldkv_conv *conv, uint32_t layer, const float *q, const float *k, const float *v,
+                             float *out);
+
+/* Closes the block. Every layer must have been attended (or pushed). */
+COLDKV_API int coldkv_end(coldkv_conv *conv);
+
+/* Gives up an open block: the conversation is as it was before coldkv_begin. */
+COLDKV_API int coldkv_abort(coldkv_conv *conv);
+
+/* Sets the number of slots; 0 switches retrieval off (for filler, or to measure what it brings). */
+COLDKV_API int coldkv_set_slots(coldkv_conv *conv, uint32_t k);
+
+/* Waits until everything handed over is durable and the ids of the hot window are stored beside it. */
+COLDKV_API int coldkv_sync(coldkv_conv *conv);
+
+/* Forgets tokens from index `end` on, to generate an answer again. Possible as far back as nothing was handed over:
+ * COLDKV_ERANGE names the first index that is possible. Going back no further than COLDKV_REWIND_EXACT tokens gives the
+ * very state that was there. */
+enum { COLDKV_REWIND_EXACT = 128 };
+COLDKV_API int coldkv_rewind(coldkv_conv *conv, uint64_t end);
+
+/* --- for engines with an attention of their own ------------------------------------------------------------------------ */
+
+/* Gives the block's keys and values of one layer, [n][kv_heads][d], without computing attention. */
+COLDKV_API int coldkv_push(coldkv_conv *conv, uint32_t layer, const float *k, const float *v);
+
+/* What coldkv_retrieve found; the arrays belong to the conversation and live until its next call. */
+struct coldkv_slots {
+  uint32_t rows, kv_heads, k; /* k: columns of index */
+  uint64_t hot_first;         /* tokens from here on are in the hot window */
+  int packed;                 /* 1: the block lies past the trained window, so rotate for packed positions:
+                                 sink i at i, slot number s (in ascending token order, of S) at 4 + s, token t of the hot
+                                 window at 4 + S + t - hot_first. 0: every token at its own index. */
+  const uint32_t *count;      /* [kv_heads]: size of the union of all rows' slots */
+  const uint64_t *const *tokens; /* [kv_heads] -> [count]: token indices, ascending */
+  const float *const *keys;   /* [kv_heads] -> [count][d]: before RoPE */
+  const float *const *values; /* [kv_heads] -> [count][d] */
+  const uint32_t *index;      /* [rows][kv_heads][k]: places in the union, ascending; UINT32_MAX where there are fewer */
+};
+
+/* Finds the slots of one layer for the block's queries [n][kv_heads * group][d] (as in coldkv_attend). */
+COLDKV_API int coldkv_retrieve(coldkv_conv *conv, uint32_t layer, const float *q, struct coldkv_slots *slots);
+
+/* --- what is going on ---------------------------------------------------------------------------------------------------- */
+
+struct coldkv_status {
+  uint64_t tokens;      /* in the conversation, the hot window included */
+  uint64_t stored;      /* acknowledged by the daemon */
+  uint64_t durable;     /* of these, on disk */
+  uint64_t backlog;     /* tokens handed over and not acknowledged */
+  uint64_t hot_first;   /* first token of the hot window */
+  uint64_t resume_left; /* tokens that coldkv_resume still wants fed */
+  int connected;        /* 0: going on with the hot window alone */
+  uint64_t lookups, lookups_missed; /* missed: no daemon, or no answer in time, so no slots */
+  uint64_t bad_records; /* answers whose record failed its CRC here and was left out */
+  uint64_t reconnects;
+  uint64_t record_bytes, signature_bytes; /* of `stored` tokens: on disk, and of that scanned */
+  uint64_t hot_bytes;   /* held here for the hot window and the sinks */
+};
+COLDKV_API int coldkv_get_status(const coldkv_conv *conv, struct coldkv_status *status);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// One lookup: the k records of one (layer, kv head) that matter most for each query row.
+//
+// Scan all signatures in range, keep the best C, rescore those against the key code, return the best k. Scores are exact
+// (integers times one fp16 scale), ties go to the lower token index, so the answer is the same bit for bit for every
+// kernel, thread count and backend. proto/RECORD.md defines the fields, README.md here the scores.
+#ifndef COLDKV_RETRIEVAL_LOOKUP_H
+#define COLDKV_RETRIEVAL_LOOKUP_H
+
+#include <stdint.h>
+
+#include "proto/messages.h"
+#include "proto/record.h"
+
+#define LOOKUP_NONE UINT32_MAX
+
+struct lookup_request {
+  enum lookup_mode mode;
+  uint32_t head_dim;
+  uint32_t layer, head;   /* for the CRC of the winners */
+  uint32_t rows;          /* at most LIMIT_ROWS_MAX */
+  uint32_t k;             /* 1 to LIMIT_K_MAX */
+  uint32_t candidates;    /* C; 0: lookup_default_candidates of the tokens in range */
+  uint64_t from, before;  /* token range */
+  const uint8_t *queries; /* f32 little endian, any alignment; row r at queries + r * row_stride, 128 floats */
+  size_t row_stride;      /* bytes */
+};
+
+/* Answer. The caller gives the arrays; index and scores are [rows][k]. */
+struct lookup_answer {
+  uint64_t *tokens;     /* [rows * k]: the union of all rows' winners, ascending, `count` of them */
+  uint8_t *records;     /* [rows * k][104]: their records, checked */
+  uint32_t *index;      /* place in the union, best first; LOOKUP_NONE where there are fewer */
+  float *scores;        /* 0 where there are fewer */
+  uint32_t count;
+  uint64_t scanned;     /* tokens in range */
+  uint64_t rescored;    /* candidates, over all rows */
+  uint64_t bad_records; /* winners that failed their CRC and were replaced by the next best */
+};
+
+/* Memory that lookups of one thread use again and again. */
+struct lookup_scratch;
+int lookup_scratch_create(struct lookup_scratch **scratch, struct error *error);
+void lookup_scratch_destroy(struct lookup_scratch *scratch);
+
+/* clamp(tokens / 32, 1024, 4096). */
+uint32_t lookup_default_candidates(uint64_t tokens);
+
+/* Runs one lookup over `parts` blocks in ascending token order. ERR_BAD_PARAMS for a query that is not finite,
+ * ERR_MEMORY. Fewer than k winners are no error. */
+int lookup_run(struct lookup_scratch *scratch, const struct lookup_request *request,
+               const struct record_columns *parts, uint32_t part_count, struct lookup_answer *answer,
+               struct error *error);
+
+/* Name of the kernel in use, for hello and benchmarks: "c", later "avx2" and so on. */
+const char *lookup_kernel_name(void);
+
+#endif

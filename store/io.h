@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// The one table through which the store touches the disk (LMDB's own calls aside), so that tests can make any call
+// fail, tear or stop. Members take and return what the system calls of the same name do, errno included.
+#ifndef COLDKV_STORE_IO_H
+#define COLDKV_STORE_IO_H
+
+#include <dirent.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include "proto/error.h"
+
+struct io {
+  int (*open)(const char *path, int flags, mode_t mode);
+  int (*close)(int fd);
+  ssize_t (*pread)(int fd, void *buffer, size_t size, off_t offset);
+  ssize_t (*pwritev)(int fd, const struct iovec *parts, int count, off_t offset);
+  int (*fdatasync)(int fd);
+  int (*fsync)(int fd);
+  int (*ftruncate)(int fd, off_t size);
+  int (*fstat)(int fd, struct stat *status);
+  int (*rename)(const char *from, const char *to);
+  int (*unlink)(const char *path);
+  int (*mkdir)(const char *path, mode_t mode);
+  int (*rmdir)(const char *path);
+  void *(*mmap)(void *address, size_t size, int protection, int flags, int fd, off_t offset);
+  int (*munmap)(void *address, size_t size);
+  DIR *(*opendir)(const char *path);
+  struct dirent *(*readdir)(DIR *dir);
+  int (*closedir)(DIR *dir);
+};
+
+/* The system calls themselves. */
+extern const struct io io_system;
+
+/* Helpers over the table: they retry EINTR and go on after short counts, and name `path` in the error. */
+int io_read_all(const struct io *io, int fd, void *buffer, size_t size, off_t offset, const char *path,
+                struct error *error); /* a file that ends early is ERR_CORRUPT */
+int io_write_all(const struct io *io, int fd, struct iovec *parts, int count, off_t offset, const char *path,
+                 struct error *error); /* may change `parts` */
+int io_sync_directory(const struct io *io, const char *path, struct error *error);
+
+/* Makes the directory (mode 0700) if it is not there; its parent must be. */
+int io_make_directory(const struct io *io, const char *path, struct error *error);
+
+/* Writes `size` bytes as `path` atomically: beside it, fdatasync, rename, fsync of the directory. Mode 0600. */
+int io_replace_file(const struct io *io, const char *path, const void *data, size_t size, struct error *error);
+
+/* Reads a whole file of at most `limit` bytes into malloc'd *data. */
+int io_read_file(const struct io *io, const char *path, size_t limit, uint8_t **data, size_t *size,
+                 struct error *error);
+
+#endif
