@@ -204,8 +204,7 @@ struct msg_tokens_ok {
   X(requests)                                                                                                          \
   X(errors)                 /* requests answered with an error */                                                      \
   X(bad_messages)           /* connections closed for bytes that are no message */                                     \
-  X(models)                 /* now */                                                                                  \
-  X(conversations)          /* now */                                                                                  \
+  X(conversations_open)     /* now */                                                                                  \
   X(segments_mapped)        /* now */                                                                                  \
   X(tail_bytes)             /* now: tails in memory */                                                                 \
   X(appended_tokens)                                                                                                   \

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+#include "daemon/job.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+int job_queue_init(struct job_queue *queue, struct error *error) {
+  memset(queue, 0, sizeof *queue);
+  if (pthread_mutex_init(&queue->lock, NULL))
+    return error_set(error, ERR_MEMORY, "cannot make a mutex");
+  if (pthread_cond_init(&queue->filled, NULL)) {
+    pthread_mutex_destroy(&queue->lock);
+    return error_set(error, ERR_MEMORY, "cannot make a condition variable");
+  }
+  return 0;
+}
+
+void job_queue_finish(struct job_queue *queue) {
+  pthread_cond_destroy(&queue->filled);
+  pthread_mutex_destroy(&queue->lock);
+}
+
+void job_queue_put(struct job_queue *queue, struct job *job) {
+  job->next = NULL;
+  pthread_mutex_lock(&queue->lock);
+  if (queue->last)
+    queue->last->next = job;
+  else
+    queue->first = job;
+  queue->last = job;
+  pthread_cond_signal(&queue->filled);
+  pthread_mutex_unlock(&queue->lock);
+}
+
+static void wait_filled(struct job_queue *queue) {
+  while (!queue->first && !queue->stopped)
+    pthread_cond_wait(&queue->filled, &queue->lock);
+}
+
+static struct job *unlink_all(struct job_queue *queue) {
+  struct job *jobs = queue->first;
+  queue->first = queue->last = NULL;
+  return jobs;
+}
+
+struct job *job_queue_take(struct job_queue *queue) {
+  pthread_mutex_lock(&queue->lock);
+  wait_filled(queue);
+  struct job *job = queue->first;
+  if (job) {
+    queue->first = job->next;
+    if (!queue->first)
+      queue->last = NULL;
+    job->next = NULL;
+  }
+  pthread_mutex_unlock(&queue->lock);
+  return job;
+}
+
+struct job *job_queue_take_all(struct job_queue *queue) {
+  pthread_mutex_lock(&queue->lock);
+  wait_filled(queue);
+  struct job *jobs = unlink_all(queue);
+  pthread_mutex_unlock(&queue->lock);
+  return jobs;
+}
+
+struct job *job_queue_grab(struct job_queue *queue) {
+  pthread_mutex_lock(&queue->lock);
+  struct job *jobs = unlink_all(queue);
+  pthread_mutex_unlock(&queue->lock);
+  return jobs;
+}
+
+void job_queue_stop(struct job_queue *queue) {
+  pthread_mutex_lock(&queue->lock);
+  queue->stopped = true;
+  pthread_cond_broadcast(&queue->filled);
+  pthread_mutex_unlock(&queue->lock);
+}
+
+static void on_wake(uv_async_t *wake) {
+  struct job_returns *returns = wake->data;
+  for (struct job *job = job_queue_grab(&returns->queue), *next; job; job = next) {
+    next = job->next;
+    job->next = NULL;
+    job->done(job);
+  }
+}
+
+int job_returns_init(struct job_returns *returns, uv_loop_t *loop, struct error *error) {
+  int result = job_queue_init(&returns->queue, error);
+  if (result)
+    return result;
+  int status = uv_async_init(loop, &returns->wake, on_wake);
+  if (status) {
+    job_queue_finish(&returns->queue);
+    return error_set(error, ERR_IO, "cannot make a wake-up handle: %s", uv_strerror(status));
+  }
+  returns->wake.data = returns;
+  return 0;
+}
+
+void job_return(struct job_returns *returns, struct job *job) {
+  job_queue_put(&returns->queue, job);
+  uv_async_send(&returns->wake);
+}
+
+static void on_wake_closed(uv_handle_t *handle) {
+  struct job_returns *returns = handle->data;
+  job_queue_finish(&returns->queue);
+}
+
+void job_returns_close(struct job_returns *returns) { uv_close((uv_handle_t *)&returns->wake, on_wake_closed); }
+
+struct pool_thread {
+  struct job_pool *pool;
+  void *worker;
+};
+
+static void *pool_main(void *argument) {
+  struct pool_thread thread = *(struct pool_thread *)argument;
+  free(argument);
+  for (struct job *job; (job = job_queue_take(&thread.pool->queue)) != NULL;) {
+    job->run(job, thread.worker);
+    job_return(thread.pool->returns, job);
+  }
+  return NULL;
+}
+
+static int start_thread(struct job_pool *pool, void *worker, struct error *error) {
+  struct pool_thread *thread = malloc(sizeof *thread);
+  if (!thread)
+    return error_set(error, ERR_MEMORY, "out of memory for a thread");
+  *thread = (struct pool_thread){.pool = pool, .worker = worker};
+  int status = pthread_create(&pool->threads[pool->thread_count], NULL, pool_main, thread);
+  if (status) {
+    free(thread);
+    return error_set_errno(error, status, "cannot start a thread");
+  }
+  pool->thread_count++;
+  return 0;
+}
+
+int job_pool_start(struct job_pool *pool, unsigned threads, void **workers, struct job_returns *returns,
+                   struct error *error) {
+  memset(pool, 0, sizeof *pool);
+  pool->returns = returns;
+  int result = job_queue_init(&pool->queue, error);
+  if (result)
+    return result;
+  pool->threads = calloc(threads, sizeof *pool->threads);
+  if (!pool->threads) {
+    job_queue_finish(&pool->queue);
+    return error_set(error, ERR_MEMORY, "out of memory for %u threads", threads);
+  }
+  for (unsigned i = 0; i < threads && !result; i++)
+    result = start_thread(pool, workers ? workers[i] : NULL, error);
+  if (result)
+    job_pool_stop(pool);
+  return result;
+}
+
+void job_pool_put(struct job_pool *pool, struct job *job) { job_queue_put(&pool->queue, job); }
+
+void job_pool_stop(struct job_pool *pool) {
+  if (!pool->threads)
+    return;
+  job_queue_stop(&pool->queue);
+  for (unsigned i = 0; i < pool->thread_count; i++)
+    pthread_join(pool->threads[i], NULL);
+  free(pool->threads);
+  pool->threads = NULL;
+  job_queue_finish(&pool->queue);
+}

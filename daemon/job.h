@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// Work that leaves the event loop: queues that threads take jobs from, and the way back to the loop.
+#ifndef COLDKV_DAEMON_JOB_H
+#define COLDKV_DAEMON_JOB_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <uv.h>
+
+#include "proto/error.h"
+
+/* A piece of work, embedded in what it works on. A job is in at most one queue at a time. */
+struct job {
+  struct job *next;
+  void (*run)(struct job *job, void *worker); /* on a thread of a pool; `worker` is that thread's own state */
+  void (*done)(struct job *job);              /* on the loop, after job_return */
+};
+
+/* First in, first out; any thread may put and take. */
+struct job_queue {
+  pthread_mutex_t lock;
+  pthread_cond_t filled;
+  struct job *first, *last;
+  bool stopped;
+};
+
+int job_queue_init(struct job_queue *queue, struct error *error);
+void job_queue_finish(struct job_queue *queue);
+void job_queue_put(struct job_queue *queue, struct job *job);
+/* Waits for a job; NULL once the queue is stopped and empty. */
+struct job *job_queue_take(struct job_queue *queue);
+/* Waits, then takes everything that is there as one list; NULL once the queue is stopped and empty. */
+struct job *job_queue_take_all(struct job_queue *queue);
+/* Takes everything without waiting; NULL when it is empty. */
+struct job *job_queue_grab(struct job_queue *queue);
+void job_queue_stop(struct job_queue *queue);
+
+/* The way back: jobs whose done() the loop calls in the order they were returned. */
+struct job_returns {
+  struct job_queue queue;
+  uv_async_t wake;
+};
+
+int job_returns_init(struct job_returns *returns, uv_loop_t *loop, struct error *error);
+void job_return(struct job_returns *returns, struct job *job); /* from any thread */
+/* Closes the handle; the queue must be empty and no thread may return anything any more. */
+void job_returns_close(struct job_returns *returns);
+
+/* Threads that run jobs of one queue and return them. */
+struct job_pool {
+  struct job_queue queue;
+  struct job_returns *returns;
+  pthread_t *threads;
+  void **workers; /* state of each thread, owned by the creator */
+  unsigned thread_count;
+};
+
+/* Starts `threads` threads; workers[i] is handed to the jobs that thread i runs. */
+int job_pool_start(struct job_pool *pool, unsigned threads, void **workers, struct job_returns *returns,
+                   struct error *error);
+void job_pool_put(struct job_pool *pool, struct job *job);
+/* Lets queued jobs finish, then joins the threads. Harmless on a pool that was never started. */
+void job_pool_stop(struct job_pool *pool);
+
+#endif

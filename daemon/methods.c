@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// What each method does: checks that need no disk on the loop, the rest on the committer or a lookup thread.
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/log.h"
+#include "daemon/request.h"
+#include "retrieval/lookup.h"
+
+/* --- answers that are ready on the loop ------------------------------------------------------------------------------ */
+
+static void method_hello(struct request *request) {
+  if (request->params.hello.protocol != PROTOCOL_VERSION) {
+    error_set(&request->error, ERR_VERSION, "this daemon speaks protocol %u, the client %llu", PROTOCOL_VERSION,
+              (unsigned long long)request->params.hello.protocol);
+    request_finish(request);
+    return;
+  }
+  struct msg_hello_ok answer = {
+      .protocol = PROTOCOL_VERSION,
+      .server = span_str("coldkvd " COLDKV_VERSION_STRING),
+      .backend = span_str("cpu"),
+      .kernel = span_str(lookup_kernel_name()),
+      .durability = span_str(durability_names[request->server->options->durability]),
+      .message_bytes_max = LIMIT_MESSAGE_BYTES_MAX,
+      .append_tokens_max = LIMIT_APPEND_TOKENS_MAX,
+      .ahead_max = LIMIT_AHEAD_MAX,
+      .rows_max = LIMIT_ROWS_MAX,
+      .k_max = LIMIT_K_MAX,
+      .candidates_max = LIMIT_CANDIDATES_MAX,
+      .segment_tokens = LIMIT_SEGMENT_TOKENS,
+  };
+  request_answer(request, &answer);
+  request_finish(request);
+}
+
+static void method_stats(struct request *request) {
+  struct msg_stats answer;
+  server_stats(request->server, &answer);
+  request_answer(request, &answer);
+  request_finish(request);
+}
+
+static void method_verify(struct request *request) {
+  verifier_start(&request->server->verifier);
+  if (verifier_pack(&request->server->verifier, &request->packer, request->rpc.id))
+    error_set(&request->error, ERR_MEMORY, "verify: out of memory for the answer");
+  request_finish(request);
+}
+
+/* --- the committer's: the catalog and the list of models and conversations ------------------------------------------- */
+
+static void done_commit(struct job *job) {
+  struct request *request = request_of(job);
+  struct server *server = request->server;
+  request_finish(request);
+  server_job_returned(server);
+}
+
+static void answer_model(struct request *request, struct model *model) {
+  request_answer(request, model_description(model));
+  model_release(model);
+}
+
+static void run_calibrate(struct job *job, void *worker) {
+  (void)worker;
+  struct request *request = request_of(job);
+  const struct msg_model *wanted = &request->params.model;
+  struct model *model;
+  if (model_freeze(request->server->archive, request->connection->uid, wanted, &model, &request->error) == 0)
+    answer_model(request, model);
+}
+
+/* Everything about a model that the field tables cannot tell. */
+static int check_model(const struct msg_model *model, struct error *error) {
+  if (geometry_check(&model->geometry, error))
+    return -error->code;
+  if (model->basis.size != 8 || memcmp(model->basis.data, "hadamard", 8) != 0)
+    return error_set(error, ERR_NOT_SUPPORTED, "model.calibrate: basis '%.*s': this version knows 'hadamard'",
+                     (int)model->basis.size, (const char *)model->basis.data);
+  const struct span means[2] = {model->mean_k, model->mean_v};
+  for (int i = 0; i < 2; i++) {
+    if (means[i].size != geometry_mean_bytes(&model->geometry))
+      return error_set(error, ERR_BAD_PARAMS, "model.calibrate: '%s' has %zu bytes, wanted %llu",
+                       i ? "mean_v" : "mean_k", means[i].size,
+                       (unsigned long long)geometry_mean_bytes(&model->geometry));
+    for (size_t at = 0; at < means[i].size; at += 4)
+      if ((load_u32(means[i].data + at) & 0x7f800000u) == 0x7f800000u)
+        return error_set(error, ERR_BAD_PARAMS, "model.calibrate: '%s'[%zu] is not finite", i ? "mean_v" : "mean_k",
+                         at / 4);
+  }
+  return 0;
+}
+
+static void method_calibrate(struct request *request) {
+  if (check_model(&request->params.model, &request->error))
+    request_finish(request);
+  else
+    request_commit(request, run_calibrate, done_commit);
+}
+
+static void run_model_get(struct job *job, void *worker) {
+  (void)worker;
+  struct request *request = request_of(job);
+  struct archive *archive = request->server->archive;
+  const struct msg_model_get *wanted = &request->params.model_get;
+  struct model *model;
+  int result = wanted->id.size
+                   ? model_get(archive, request->connection->uid, wanted->id.data, &model, &request->error)
+                   : model_find(archive, request->connection->uid, wanted->fingerprint.data, &model, &request->error);
+  if (result == 0)
+    answer_model(request, model);
+}
+
+static void method_model_get(struct request *request) {
+  const struct msg_model_get *wanted = &request->params.model_get;
+  if ((wanted->id.size != 0) == (wanted->fingerprint.size != 0)) {
+    error_set(&request->error, ERR_BAD_PARAMS, "model.get: wanted either 'id' or 'fingerprint'");
+    request_finish(request);
+  } else {
+    request_commit(request, run_model_get, done_commit);
+  }
+}
+
+/* A page of a list. Entries are packed one by one as the catalog shows them; the array's length is known at the end, so
+ * its header is written last, in front. */
+struct page {
+  struct request *request;
+  const struct message *type;
+  uint64_t limit;
+  uint32_t count;
+  bool more, failed;
+  msgpack_sbuffer items;
+  msgpack_packer packer;
+};
+
+static int page_add(struct page *page, const void *item) {
+  if (page->count == page->limit || page->items.size > LIMIT_MESSAGE_BYTES_MAX / 2) {
+    page->more = true;
+    return 1;
+  }
+  page->failed = message_pack(&page->packer, page->type, item) != 0;
+  page->count++;
+  return page->failed;
+}
+
+static int add_model(void *context, const struct msg_model *model) { return page_add(context, model); }
+
+static int add_conversation(void *context, const struct msg_conversation *entry) {
+  struct page *page = context;
+  struct msg_conversation item = *entry;
+  return page_add(page, &item);
+}
+
+/* {"models" or "conversations": [items], "more": true if there are more} */
+static int page_pack(struct page *page, const char *name) {
+  msgpack_packer *packer = &page->request->packer;
+  bool bad = msgpack_pack_array(packer, 4) || msgpack_pack_uint8(packer, RPC_RESPONSE) ||
+             msgpack_pack_uint32(packer, page->request->rpc.id) || msgpack_pack_nil(packer) ||
+             msgpack_pack_map(packer, page->more ? 2 : 1) || msgpack_pack_str(packer, strlen(name)) ||
+             msgpack_pack_str_body(packer, name, strlen(name)) || msgpack_pack_array(packer, page->count) ||
+             msgpack_sbuffer_write(&page->request->reply, page->items.data, page->items.size);
+  if (!bad && page->more)
+    bad = msgpack_pack_str(packer, 4) || msgpack_pack_str_body(packer, "more", 4) || msgpack_pack_true(packer);
+  return bad ? -ERR_MEMORY : 0;
+}
+
+static void run_list(struct job *job, void *worker) {
+  (void)worker;
+  struct request *request = request_of(job);
+  const struct msg_list *list = &request->params.list;
+  bool models = request->method == METHOD_MODEL_LIST;
+  struct page page = {.request = request,
+                      .type = models ? &message_model : &message_conversation,
+                      .limit = list->limit};
+  char after[LIMIT_NAME_BYTES_MAX + 1] = "";
+  if (list->after.size)
+    memcpy(after, list->after.data, list->after.size);
+  msgpack_sbuffer_init(&page.items);
+  msgpack_packer_init(&page.packer, &page.items, msgpack_sbuffer_write);
+  struct archive *archive = request->server->archive;
+  uint32_t uid = request->connection->uid;
+  int result = models ? model_each(archive, uid, after, add_model, &page, &request->error)
+                      : conversation_each(archive, uid, after, add_conversation, &page, &request->error);
+  if (result >= 0 && (page.failed || page_pack(&page, models ? "models" : "conversations")))
+    error_set(&request->error, ERR_MEMORY, "%s: out of memory for the answer", methods[request->method].name);
+  msgpack_sbuffer_destroy(&page.items);
+}
+
+static void copy_name(char name[LIMIT_NAME_BYTES_MAX + 1], struct span span) {
+  memcpy(name, span.data, span.size);
+  name[span.size] = 0;
+}
+
+static void run_info(struct job *job, void *worker) {
+  (void)worker;
+  struct request *request = request_of(job);
+  char name[LIMIT_NAME_BYTES_MAX + 1];
+  copy_name(name, request->params.name.name);
+  struct conversation_entry entry;
+  if (conversation_describe(request->server->archive, request->connection->uid, name, &entry, &request->error))
+    return;
+  request_answer(request, &entry.message);
+  conversation_entry_finish(&entry);
+}
+
+static void run_delete(struct job *job, void *worker) {
+  (void)worker;
+  struct request *request = request_of(job);
+  char name[LIMIT_NAME_BYTES_MAX + 1];
+  copy_name(name, request->params.delete.name);
+  struct msg_empty answer = {0};
+  if (conversation_delete(request->server->archive, request->connection->uid, name, &request->error) == 0)
+    request_answer(request, &answer);
+}
+
+static void method_delete(struct request *request) {
+  struct span name = request->params.delete.name, confirm = request->params.delete.confirm;
+  if (name.size != confirm.size || memcmp(name.data, confirm.data, name.size) != 0) {
+    error_set(&request->error, ERR_BAD_PARAMS, "conversation.delete: 'confirm' must repeat 'name'");
+    request_finish(request);
+  } else {
+    request_commit(request, run_delete, done_commit);
+  }
+}
+
+/* --- open, close, append ------------------------------------------------------------------------------------------------ */
+
+static void run_open(struct job *job, void *worker) {
+  (void)worker;
+  struct request *request = request_of(job);
+  struct msg_open_ok *answer = &request->open_ok;
+  bool created;
+  if (conversation_open(request->server->archive, request->connection->uid, &request->params.open, &request->opened,
+                        &created, &request->error))
+    return;
+  struct conversation *conversation = request->opened;
+  if (conversation_load(conversation, &request->error)) {
+    conversation_release(conversation);
+    request->opened = NULL;
+    return;
+  }
+  const uint8_t *model = conversation_model(conversation);
+  *answer = (struct msg_open_ok){
+      .id = span_of(conversation_id(conversation), LIMIT_ID_BYTES),
+      .model = span_of(model, model ? LIMIT_ID_BYTES : 0),
+      .count = conversation_count(conversation),
+      .durable = conversation_durable(conversation),
+      .created = created,
+  };
+  request->ahead_count = conversation_ahead(conversation, request->ahead);
+  answer->ahead = span_of(request->ahead, request->ahead_count * sizeof request->ahead[0]);
+}
+
+static void run_release_opened(struct job *job, void *worker) {
+  (void)worker;
+  conversation_release(request_of(job)->opened);
+}
+
+/* Gives the opened conversation a session and a handle, and the writer's lease if asked for. */
+static int take_handle(struct request *request) {
+  struct connection *connection = request->connection;
+  struct error *error = &request->error;
+  struct session *session = session_of(request->server, request->opened);
+  if (!session)
+    return error_set(error, ERR_MEMORY, "conversation.open: out of memory");
+  request->opened = NULL;
+  session->loaded = true;
+  session->used_ns = uv_hrtime();
+  bool write = request->params.open.write;
+  struct handle *handle = connection_handle_for(connection, session);
+  bool held = handle != NULL;
+  if (write && session->writer && session->writer != connection)
+    error_set(error, ERR_BUSY, "conversation \"%s\" is being written by another process",
+              conversation_name(session->conversation));
+  else if (connection->closed)
+    error_set(error, ERR_SHUTTING_DOWN, "the connection is closed");
+  else if (!handle && !(handle = connection_handle_for(connection, NULL)))
+    error_set(error, ERR_LIMIT, "more than %u conversations open on one connection",
+              LIMIT_HANDLES_PER_CONNECTION_MAX);
+  if (error->code || held)
+    session_drop(session); /* the handle that is there, if any, holds it already */
+  if (error->code)
+    return -error->code;
+  handle->session = session;
+  handle->write = write || (held && handle->write);
+  if (write)
+    session->writer = connection;
+  request->open_ok.conversation = handle->number;
+  session_seal(session);
+  session_shrink(request->server);
+  return 0;
+}
+
+static void done_open(struct job *job) {
+  struct request *request = request_of(job);
+  struct server *server = request->server;
+  if (!request->error.code && take_handle(request) == 0)
+    request_answer(request, &request->open_ok);
+  if (request->opened)
+    request_commit(request, run_release_opened, done_commit);
+  else
+    request_finish(request);
+  server_job_returned(server);
+}
+
+static void method_open(struct request *request) {
+  if (geometry_check(&request->params.open.geometry, &request->error))
+    request_finish(request);
+  else
+    request_commit(request, run_open, done_open);
+}
+
+/* Sets the request's session from a handle. */
+static int use_handle(struct request *request, uint64_t number, bool write) {
+  const char *name = methods[request->method].name;
+  struct handle *handle = connection_handle(request->connection, number);
+  if (!handle)
+    return error_set(&request->error, ERR_NOT_OPEN, "%s: conversation %llu is not open on this connection", name,
+                     (unsigned long long)number);
+  if (write && !handle->write)
+    return error_set(&request->error, ERR_NOT_OPEN, "%s: conversation \"%s\" was opened for reading", name,
+                     conversation_name(handle->session->conversation));
+  request->session = handle->session;
+  request->session->requests++;
+  request->session->used_ns = uv_hrtime();
+  session_hold(request->session);
+  return 0;
+}
+
+static void method_close(struct request *request) {
+  if (use_handle(request, request->params.handle.conversation, false) == 0) {
+    struct msg_empty answer = {0};
+    connection_handle_close(request->connection,
+                            connection_handle(request->connection, request->params.handle.conversation));
+    request_answer(request, &answer);
+  }
+  request_finish(request);
+}
+
+static void done_applied(struct job *job) {
+  struct request *request = (struct request *)(void *)((char *)job - offsetof(struct request, applied));
+  if (!request->error.code) {
+    request->session->loaded = true;
+    request->session->dirty |= request->wrote;
+    session_seal(request->session);
+    session_shrink(request->server);
+  }
+  request_effect_done(request);
+}
+
+static void method_append(struct request *request) {
+  if (use_handle(request, request->params.append.conversation, true)) {
+    request_finish(request);
+    return;
+  }
+  request->applied = (struct job){.done = done_applied};
+  request_commit(request, committer_append, done_commit);
+}
+
+/* --- reads ------------------------------------------------------------------------------------------------------------------ */
+
+/* Charges the answer, then waits until the effects that were sent before have happened. */
+static void method_read(struct request *request) {
+  struct connection *connection = request->connection;
+  uint64_t number = request->method == METHOD_LOOKUP ? request->params.lookup.conversation
+                    : request->method == METHOD_READ ? request->params.read.conversation
+                                                     : request->params.tokens.conversation;
+  uint64_t answer_bytes = request->method == METHOD_TOKENS ? 4 * request->params.tokens.count : 0;
+  int result = use_handle(request, number, false);
+  if (!result && request->method == METHOD_LOOKUP)
+    result = lookup_check(request, &answer_bytes);
+  if (!result && request->method == METHOD_READ)
+    result = read_check(request, &answer_bytes);
+  if (result) {
+    request_finish(request);
+    return;
+  }
+  request->charge += answer_bytes;
+  connection->charged += answer_bytes;
+  request->effects_before = connection->effects_sent;
+  if (request->effects_before <= connection->effects_done) {
+    request_read(request);
+    return;
+  }
+  *connection->waiting_end = request;
+  connection->waiting_end = &request->next;
+}
+
+static void method_list(struct request *request) { request_commit(request, run_list, done_commit); }
+static void method_info(struct request *request) { request_commit(request, run_info, done_commit); }
+
+/* `effect`: reads that the same connection sends later wait until it has happened. */
+static const struct {
+  void (*start)(struct request *request);
+  bool effect;
+} method_table[METHOD_COUNT] = {
+    [METHOD_HELLO] = {method_hello, false},
+    [METHOD_MODEL_CALIBRATE] = {method_calibrate, true},
+    [METHOD_MODEL_LIST] = {method_list, false},
+    [METHOD_MODEL_GET] = {method_model_get, false},
+    [METHOD_OPEN] = {method_open, true},
+    [METHOD_LIST] = {method_list, false},
+    [METHOD_INFO] = {method_info, false},
+    [METHOD_CLOSE] = {method_close, false},
+    [METHOD_DELETE] = {method_delete, true},
+    [METHOD_APPEND] = {method_append, true},
+    [METHOD_LOOKUP] = {method_read, false},
+    [METHOD_READ] = {method_read, false},
+    [METHOD_TOKENS] = {method_read, false},
+    [METHOD_STATS] = {method_stats, false},
+    [METHOD_VERIFY] = {method_verify, false},
+};
+
+void method_dispatch(struct request *request) {
+  if (request->server->stopping) {
+    error_set(&request->error, ERR_SHUTTING_DOWN, "the daemon is stopping");
+    request_finish(request);
+    return;
+  }
+  request->effect = method_table[request->method].effect;
+  request->connection->effects_sent += request->effect;
+  method_table[request->method].start(request);
+}

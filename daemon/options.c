@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+#include "daemon/options.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "proto/defaults.h"
+
+#define CONFIG_BYTES_MAX 65536
+#define THREADS_MAX 256u
+#define INTERVAL_MS_MAX 3600000u
+#define INTERVAL_MS_DEFAULT 1000u
+#define TAIL_MEMORY_MB_DEFAULT 1024u
+#define TAIL_MEMORY_MB_MAX (1u << 20)
+
+const char *const durability_names[3] = {"always", "interval", "none"};
+
+static const char help[] =
+    "usage: coldkvd [--data DIR] [--socket PATH] [options]\n"
+    "Keeps the old part of conversations' KV caches on disk and looks it up over a Unix socket.\n"
+    "\n"
+    "  --data DIR            the archive (default: $COLDKV_DATA, else $XDG_DATA_HOME/coldkv, else\n"
+    "                        ~/.local/share/coldkv)\n"
+    "  --socket PATH         where to listen (default: $COLDKV_SOCKET, else $XDG_RUNTIME_DIR/coldkv.sock, else\n"
+    "                        /tmp/coldkv-UID/coldkv.sock)\n"
+    "  --config FILE         read options from FILE first: lines \"key = value\" with the names here, less the dashes\n"
+    "                        (default: ~/.config/coldkv/coldkvd.conf if it exists)\n"
+    "  --durability MODE     always: acknowledge what is on disk (default); interval: sync now and then;\n"
+    "                        none: sync only when a conversation is closed or a segment is sealed\n"
+    "  --interval-ms N       time between syncs of durability \"interval\" (default 1000)\n"
+    "  --threads N           threads for lookups (default: one per processor)\n"
+    "  --tail-memory-mb N    memory for the unsealed ends of conversations; idle ones leave past it (default 1024)\n"
+    "  --help, --version\n";
+
+static int set_number(const char *key, const char *value, uint64_t min, uint64_t max, uint64_t *out,
+                      struct error *error) {
+  char *end;
+  errno = 0;
+  unsigned long long number = strtoull(value, &end, 10);
+  if (errno || end == value || *end || !isdigit((unsigned char)value[0]) || number < min || number > max)
+    return error_set(error, ERR_ARGUMENT, "%s: '%.40s' is no number from %llu to %llu", key, value,
+                     (unsigned long long)min, (unsigned long long)max);
+  *out = number;
+  return 0;
+}
+
+static int set_path(const char *key, const char *value, char *out, struct error *error) {
+  if (!*value || strlen(value) >= PATH_MAX)
+    return error_set(error, ERR_ARGUMENT, "%s: the path is empty or too long", key);
+  memcpy(out, value, strlen(value) + 1);
+  return 0;
+}
+
+/* One option by its long name, from either place. */
+static int set_option(struct options *options, const char *key, const char *value, struct error *error) {
+  uint64_t number = 0;
+  int result;
+  if (strcmp(key, "data") == 0)
+    return set_path(key, value, options->data, error);
+  if (strcmp(key, "socket") == 0)
+    return set_path(key, value, options->socket, error);
+  if (strcmp(key, "durability") == 0) {
+    for (int i = 0; i < 3; i++)
+      if (strcmp(value, durability_names[i]) == 0) {
+        options->durability = (enum durability)i;
+        return 0;
+      }
+    return error_set(error, ERR_ARGUMENT, "durability: '%.40s' is none of always, interval, none", value);
+  }
+  if (strcmp(key, "threads") == 0) {
+    result = set_number(key, value, 1, THREADS_MAX, &number, error);
+    options->threads = (unsigned)number;
+    return result;
+  }
+  if (strcmp(key, "interval-ms") == 0) {
+    result = set_number(key, value, 1, INTERVAL_MS_MAX, &number, error);
+    options->interval_ms = (unsigned)number;
+    return result;
+  }
+  if (strcmp(key, "tail-memory-mb") == 0)
+    return set_number(key, value, 1, TAIL_MEMORY_MB_MAX, &options->tail_memory_mb, error);
+  return error_set(error, ERR_ARGUMENT, "'%.40s' is no option", key);
+}
+
+/* Cuts blanks off both ends, in place. */
+static char *trim(char *text) {
+  while (isspace((unsigned char)*text))
+    text++;
+  size_t size = strlen(text);
+  while (size && isspace((unsigned char)text[size - 1]))
+    text[--size] = 0;
+  return text;
+}
+
+static int read_line(struct options *options, char *line, struct error *error) {
+  char *comment = strchr(line, '#');
+  if (comment)
+    *comment = 0;
+  line = trim(line);
+  if (!*line)
+    return 0;
+  char *equals = strchr(line, '=');
+  if (!equals)
+    return error_set(error, ERR_ARGUMENT, "wanted \"key = value\"");
+  *equals = 0;
+  return set_option(options, trim(line), trim(equals + 1), error);
+}
+
+int options_read_file(struct options *options, const char *path, struct error *error) {
+  FILE *file = fopen(path, "re");
+  if (!file)
+    return error_set_errno(error, errno, "cannot read config file %s", path);
+  char *text = malloc(CONFIG_BYTES_MAX + 1);
+  size_t size = text ? fread(text, 1, CONFIG_BYTES_MAX + 1, file) : 0;
+  int failed = ferror(file);
+  fclose(file);
+  int result = 0;
+  if (!text)
+    return error_set(error, ERR_MEMORY, "out of memory for config file %s", path);
+  if (failed || size > CONFIG_BYTES_MAX || memchr(text, 0, size))
+    result = error_set(error, ERR_ARGUMENT, "config file %s is no text of at most %d bytes", path, CONFIG_BYTES_MAX);
+  else
+    text[size] = 0;
+  unsigned number = 0;
+  for (char *line = text, *next; !result && line; line = next) {
+    next = strchr(line, '\n');
+    if (next)
+      *next++ = 0;
+    number++;
+    if (read_line(options, line, error))
+      result = error_prefix(error, "config file %s, line %u", path, number);
+  }
+  free(text);
+  return result;
+}
+
+static int read_default_file(struct options *options, struct error *error) {
+  const char *base = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
+  char path[PATH_MAX];
+  int length = base && *base   ? snprintf(path, sizeof path, "%s/coldkv/coldkvd.conf", base)
+               : home && *home ? snprintf(path, sizeof path, "%s/.config/coldkv/coldkvd.conf", home)
+                               : -1;
+  if (length < 0 || (size_t)length >= sizeof path || access(path, F_OK))
+    return 0;
+  return options_read_file(options, path, error);
+}
+
+static void set_defaults(struct options *options) {
+  memset(options, 0, sizeof *options);
+  long processors = sysconf(_SC_NPROCESSORS_ONLN);
+  options->threads = processors < 1 ? 1 : processors > (long)THREADS_MAX ? THREADS_MAX : (unsigned)processors;
+  options->interval_ms = INTERVAL_MS_DEFAULT;
+  options->tail_memory_mb = TAIL_MEMORY_MB_DEFAULT;
+  if (default_data_dir(options->data, sizeof options->data))
+    options->data[0] = 0;
+  if (default_socket_path(options->socket, sizeof options->socket))
+    options->socket[0] = 0;
+}
+
+static int check_complete(const struct options *options, struct error *error) {
+  if (!options->data[0])
+    return error_set(error, ERR_ARGUMENT, "no place for the archive: give --data DIR, or set HOME");
+  if (!options->socket[0])
+    return error_set(error, ERR_ARGUMENT, "no place for the socket: give --socket PATH");
+  return 0;
+}
+
+int options_read(struct options *options, int argc, char **argv, struct error *error) {
+  static const struct option names[] = {
+      {"data", required_argument, NULL, 'o'},        {"socket", required_argument, NULL, 'o'},
+      {"durability", required_argument, NULL, 'o'},  {"threads", required_argument, NULL, 'o'},
+      {"interval-ms", required_argument, NULL, 'o'}, {"tail-memory-mb", required_argument, NULL, 'o'},
+      {"config", required_argument, NULL, 'c'},      {"help", no_argument, NULL, 'h'},
+      {"version", no_argument, NULL, 'v'},           {NULL, 0, NULL, 0}};
+  int letter, index = 0;
+  const char *config = NULL;
+  set_defaults(options);
+  while ((letter = getopt_long(argc, argv, "", names, &index)) != -1) {
+    if (letter == 'h' || letter == 'v') {
+      fputs(letter == 'h' ? help : "coldkvd " COLDKV_VERSION_STRING "\n", stdout);
+      return 1;
+    }
+    if (letter == 'c')
+      config = optarg;
+    else if (letter != 'o')
+      return error_set(error, ERR_ARGUMENT, "see coldkvd --help");
+  }
+  if (optind < argc)
+    return error_set(error, ERR_ARGUMENT, "'%s' is no option; see coldkvd --help", argv[optind]);
+  int result = config ? options_read_file(options, config, error) : read_default_file(options, error);
+  optind = 1;
+  while (!result && (letter = getopt_long(argc, argv, "", names, &index)) != -1)
+    if (letter == 'o')
+      result = set_option(options, names[index].name, optarg, error);
+  return result ? result : check_complete(options, error);
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// What the command line and the config file say.
+#ifndef COLDKV_DAEMON_OPTIONS_H
+#define COLDKV_DAEMON_OPTIONS_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proto/error.h"
+
+enum durability {
+  DURABILITY_ALWAYS,   /* an append is acknowledged when it is on disk */
+  DURABILITY_INTERVAL, /* acknowledged at once, synced every interval_ms */
+  DURABILITY_NONE,     /* acknowledged at once, synced when a conversation closes or a segment is sealed */
+};
+
+struct options {
+  char data[PATH_MAX], socket[PATH_MAX];
+  enum durability durability;
+  unsigned threads;        /* for lookups */
+  unsigned interval_ms;    /* durability "interval" */
+  uint64_t tail_memory_mb; /* tails of idle conversations leave memory past this */
+};
+
+/* Names of enum durability, in its order. */
+extern const char *const durability_names[3];
+
+/* Fills in the defaults, then the config file (named by --config, else coldkvd.conf in $XDG_CONFIG_HOME/coldkv or
+ * ~/.config/coldkv if there is one), then the command line. Returns 0 to go on, 1 when --help or --version was answered, or
+ * -ERR_ARGUMENT / -ERR_IO with a sentence. */
+int options_read(struct options *options, int argc, char **argv, struct error *error);
+
+/* Reads one config file of at most 64 KiB: lines "key = value", '#' begins a comment. */
+int options_read_file(struct options *options, const char *path, struct error *error);
+
+#endif

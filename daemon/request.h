@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// One request from its bytes to its answer.
+#ifndef COLDKV_DAEMON_REQUEST_H
+#define COLDKV_DAEMON_REQUEST_H
+
+#include "daemon/connection.h"
+#include "daemon/session.h"
+#include "proto/rpc.h"
+
+struct request {
+  struct job job;     /* the way to a thread and back */
+  struct job applied; /* an append's first way back: written, not yet synced */
+  struct request *next; /* in connection.waiting */
+  struct server *server;
+  struct connection *connection;
+  uint64_t charge;
+
+  uint8_t *bytes; /* the message; parameters point into it */
+  msgpack_zone zone;
+  msgpack_object root;
+  struct rpc rpc;
+  enum method_id method;
+  bool effect;          /* counted in effects_sent, and not yet in effects_done */
+  uint64_t effects_before; /* effects sent before this read, which have to happen first */
+  union {
+    struct msg_hello hello;
+    struct msg_model model;
+    struct msg_model_get model_get;
+    struct msg_list list;
+    struct msg_open open;
+    struct msg_name name;
+    struct msg_handle handle;
+    struct msg_delete delete;
+    struct msg_append append;
+    struct msg_lookup lookup;
+    struct msg_read read;
+    struct msg_tokens tokens;
+    struct msg_empty empty;
+  } params;
+
+  struct session *session; /* held while the request lives */
+  struct view *view;       /* of reads */
+  struct conversation *opened; /* by conversation.open, until a session has it */
+  struct msg_open_ok open_ok;
+  uint32_t ahead[LIMIT_AHEAD_MAX], ahead_count;
+  bool wrote;
+
+  struct error error; /* code 0: the answer is in `reply` */
+  msgpack_sbuffer reply;
+  msgpack_packer packer;
+};
+
+/* Makes a request of a complete message and starts it. Takes over `bytes` (malloc'd). Returns 0, or an error after which
+ * the connection cannot go on (-ERR_BAD_MESSAGE, -ERR_MEMORY); bytes are freed then. */
+int request_start(struct connection *connection, uint8_t *bytes, size_t size, struct error *error);
+
+/* Sends a read (lookup, read, tokens) on its way, now that every effect before it has happened. */
+void request_read(struct request *request);
+
+/* Answers (with the error, if one is set) and frees the request. Loop only. */
+void request_finish(struct request *request);
+
+/* The effect has happened (or failed): reads behind it may go on. Loop only; harmless the second time. */
+void request_effect_done(struct request *request);
+
+/* Sends it to a thread; `run` there, `done` back on the loop. */
+void request_commit(struct request *request, void (*run)(struct job *, void *), void (*done)(struct job *));
+void request_lookup(struct request *request, void (*run)(struct job *, void *));
+
+static inline struct request *request_of(struct job *job) {
+  return (struct request *)(void *)((char *)job - offsetof(struct request, job));
+}
+
+/* Packs the answer; out of memory turns into the request's error. Any thread. */
+void request_answer(struct request *request, const void *result);
+
+/* The state of a lookup thread, made by lookup_worker_create. */
+struct lookup_worker;
+int lookup_worker_create(struct lookup_worker **worker, struct error *error);
+void lookup_worker_destroy(struct lookup_worker *worker);
+
+/* Handlers of methods.c and lookup_request.c: each checks what the tables cannot, and finishes or forwards the request. */
+void method_dispatch(struct request *request);
+void lookup_run_job(struct job *job, void *worker);
+void read_run_job(struct job *job, void *worker);
+void tokens_run_job(struct job *job, void *worker);
+/* Upper bound of the answer's bytes, or -ERR_LIMIT when it could not be sent. */
+int lookup_check(struct request *request, uint64_t *answer_bytes);
+int read_check(struct request *request, uint64_t *answer_bytes);
+
+/* The committer's thread: runs jobs in order, and syncs all appends that wait with one fdatasync per conversation. */
+int committer_start(struct server *server, struct error *error);
+void committer_stop(struct server *server);
+/* The run function of appends, which the committer treats as a group. */
+void committer_append(struct job *job, void *worker);
+
+#endif

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// The daemon as a whole. One thread, the loop, owns everything here except what is marked; it never touches the disk.
+//
+//   loop        sockets, parsing, handles and leases
+//   committer   the one thread that changes the archive: appends with group commit, open, close, delete, lists
+//   lookups     a pool that scans and rescores, over views that stay valid whatever the committer does
+//   background  one thread that seals closed logs and verifies
+//
+// A request goes from the loop to one of these and comes back through `returns`.
+#ifndef COLDKV_DAEMON_SERVER_H
+#define COLDKV_DAEMON_SERVER_H
+
+#include <stdatomic.h>
+#include <uv.h>
+
+#include "daemon/job.h"
+#include "daemon/options.h"
+#include "daemon/verifier.h"
+#include "proto/messages.h"
+#include "store/archive.h"
+
+struct connection;
+struct session;
+
+/* Figures of struct msg_stats that the archive does not count; any thread may add. */
+struct counters {
+  _Atomic uint64_t connections_total, requests, errors, bad_messages;
+  _Atomic uint64_t lookups, lookup_rows, scanned_bytes, fetched_bytes, fetched_candidates, winners, bad_records;
+};
+
+struct server {
+  const struct options *options;
+  uv_loop_t loop;
+  uv_pipe_t listener;
+  uv_signal_t on_term, on_int;
+  uv_timer_t interval; /* durability "interval" */
+  uint64_t started_ns;
+
+  struct archive *archive;
+  struct job_returns returns;
+  struct job_pool lookups, background;
+  struct job_queue commits;
+  pthread_t committer;
+  bool committer_started;
+
+  struct connection *connections;
+  uint32_t connection_count;
+  struct session *sessions;
+  uint32_t jobs_out; /* handed to threads and not returned */
+  struct verifier verifier;
+  struct counters counters;
+  bool stopping;
+};
+
+/* Runs the daemon until SIGTERM or SIGINT; 0 after a clean stop. */
+int server_run(const struct options *options, struct error *error);
+
+/* Hand a job to a thread; its done() runs on the loop. The server waits for all of them before it stops. */
+void server_commit(struct server *server, struct job *job);
+void server_lookup(struct server *server, struct job *job);
+void server_background(struct server *server, struct job *job);
+/* Every done() of such a job begins with this. */
+void server_job_returned(struct server *server);
+
+/* Begins a clean stop, or takes its next step: no new connections or requests, answers to what is under way, everything
+ * synced and closed. */
+void server_stop(struct server *server);
+
+/* Figures of this moment. */
+void server_stats(struct server *server, struct msg_stats *stats);
+
+#endif

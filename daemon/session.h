@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// A conversation that somebody has open: who writes, who uses it, and whether its tail is in memory. Loop only.
+#ifndef COLDKV_DAEMON_SESSION_H
+#define COLDKV_DAEMON_SESSION_H
+
+#include "daemon/server.h"
+
+struct session {
+  struct session *next;
+  struct server *server;
+  struct conversation *conversation;
+  uint32_t store_references; /* taken by conversation_open, given back when the session ends */
+  uint32_t users;            /* handles, requests and jobs that point here */
+  uint32_t requests;         /* of these, requests under way */
+  struct connection *writer; /* holds the lease, or NULL */
+  uint64_t used_ns;
+  struct job end, unload, seal, sync;
+  bool loaded;  /* the tail is in memory and stays there while requests > 0 */
+  bool sealing; /* `seal` is out */
+  bool syncing; /* `sync` is out */
+  bool dirty;   /* appended to and not synced (durability interval, none) */
+};
+
+/* The session of an opened conversation, made if need be; takes over one store reference and adds a user. NULL when out
+ * of memory (the store reference then stays with the caller). */
+struct session *session_of(struct server *server, struct conversation *conversation);
+
+void session_hold(struct session *session);
+/* One user less; the last one ends the session: the tail is synced and the conversation released, by the committer. */
+void session_drop(struct session *session);
+
+/* Starts sealing in the background if closed logs wait for it. */
+void session_seal(struct session *session);
+
+/* Drops tails of sessions without requests, least recently used first, while they take more than the budget. */
+void session_shrink(struct server *server);
+
+/* Syncs every dirty session, on the committer. */
+void session_sync_all(struct server *server);
+
+#endif

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// The check of the whole archive that the method `verify` starts on the background thread, and its progress.
+#ifndef COLDKV_DAEMON_VERIFIER_H
+#define COLDKV_DAEMON_VERIFIER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "daemon/job.h"
+#include "proto/messages.h"
+#include "store/verify.h"
+
+#define VERIFIER_PROBLEMS_MAX 100
+#define VERIFIER_TEXT_BYTES 512
+
+struct server;
+
+struct verifier {
+  struct job job;
+  struct server *server;
+  bool running; /* loop only */
+  uint64_t finished_s;
+  atomic_bool stop; /* asks the thread to end early */
+
+  pthread_mutex_t lock; /* guards what follows: the thread writes, the loop reads */
+  struct verify_report report;
+  uint32_t problem_count;
+  char paths[VERIFIER_PROBLEMS_MAX][VERIFIER_TEXT_BYTES];
+  char whats[VERIFIER_PROBLEMS_MAX][VERIFIER_TEXT_BYTES];
+};
+
+int verifier_init(struct verifier *verifier, struct server *server, struct error *error);
+void verifier_finish(struct verifier *verifier);
+
+/* Starts a check unless one runs. */
+void verifier_start(struct verifier *verifier);
+
+/* Packs the progress as the answer of `verify`; 0 or -ERR_MEMORY. */
+int verifier_pack(struct verifier *verifier, msgpack_packer *packer, uint32_t id);
+
+#endif
