@@ -5,6 +5,7 @@
 // same everywhere. Reordering a sum, or letting the compiler fuse a multiply and an add, changes the format.
 #include "client/codec.h"
 
+#include <assert.h>
 #include <float.h>
 #include <math.h>
 
@@ -140,10 +141,12 @@ struct split {
 };
 
 static struct split key_split(uint32_t head_dim) {
+  assert(head_dim >= LIMIT_HEAD_DIM_MIN && head_dim <= LIMIT_HEAD_DIM_MAX); /* codec_init let it pass */
   return (struct split){RECORD_K_MAG_BITS / head_dim, RECORD_K_MAG_BITS % head_dim};
 }
 
 static struct split value_split(uint32_t head_dim) {
+  assert(head_dim >= LIMIT_HEAD_DIM_MIN && head_dim <= LIMIT_HEAD_DIM_MAX);
   return (struct split){RECORD_V_CODE_BITS / head_dim - 1, RECORD_V_CODE_BITS % head_dim};
 }
 
