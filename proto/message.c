@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "proto/text.h"
+
 struct span span_str(const char *text) {
   return text ? span_of(text, strlen(text)) : span_of("", 0);
 }
@@ -87,33 +89,6 @@ int message_pack(msgpack_packer *packer, const struct message *type, const void 
       return -ERR_MEMORY;
   }
   return 0;
-}
-
-/* Length of the UTF-8 character at p (RFC 3629), 0 when there is none or it is a control character. */
-static size_t utf8_length(const uint8_t *p, size_t left) {
-  uint8_t c = p[0];
-  if (c < 0x80)
-    return c >= 0x20 && c != 0x7f;
-  size_t length = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : 2;
-  if (c < 0xc2 || c > 0xf4 || left < length)
-    return 0;
-  for (size_t i = 1; i < length; i++)
-    if ((p[i] & 0xc0) != 0x80)
-      return 0;
-  bool overlong = (c == 0xe0 && p[1] < 0xa0) || (c == 0xf0 && p[1] < 0x90);
-  bool outside = (c == 0xed && p[1] >= 0xa0) || (c == 0xf4 && p[1] >= 0x90);
-  bool control = c == 0xc2 && p[1] < 0xa0;
-  return overlong || outside || control ? 0 : length;
-}
-
-static bool text_valid(const char *text, size_t size) {
-  for (size_t at = 0; at < size;) {
-    size_t length = utf8_length((const uint8_t *)text + at, size - at);
-    if (!length)
-      return false;
-    at += length;
-  }
-  return true;
 }
 
 static int bad_type(const struct message *type, const struct field *field, const char *wanted, struct error *error) {

@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "proto/text.h"
+
 struct msg_fault {
   struct span code, message;
 };
@@ -71,8 +73,13 @@ int rpc_pack_result(msgpack_packer *packer, uint32_t id, const struct message *t
   return message_pack(packer, type, result);
 }
 
+/* The sentence may hold a damaged file's bytes or be cut inside a character; the other side would then refuse it. */
 static int pack_fault(msgpack_packer *packer, const struct error *error) {
-  struct msg_fault fault = {.code = span_str(error_name(error->code)), .message = span_str(error->text)};
+  char text[ERROR_TEXT_BYTES];
+  size_t size = strnlen(error->text, sizeof text);
+  memcpy(text, error->text, size);
+  text_repair(text, size);
+  struct msg_fault fault = {.code = span_str(error_name(error->code)), .message = span_of(text, size)};
   return message_pack(packer, &message_fault, &fault);
 }
 
