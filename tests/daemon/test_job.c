@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "daemon/job.h"
+
+#define JOBS 2000
+
+struct counted {
+  struct job job;
+  int number;
+  struct job_returns *returns;
+};
+
+static atomic_int ran;
+static int returned, last_number, out_of_order;
+
+static void run(struct job *job, void *worker) {
+  (void)job;
+  atomic_fetch_add((atomic_int *)worker, 1);
+  atomic_fetch_add(&ran, 1);
+}
+
+static void done(struct job *job) {
+  struct counted *counted = (struct counted *)(void *)job;
+  out_of_order += counted->number < last_number;
+  last_number = counted->number;
+  if (++returned == JOBS)
+    job_returns_close(counted->returns);
+}
+
+static void run_pool(unsigned threads) {
+  uv_loop_t loop;
+  struct job_returns returns;
+  struct job_pool pool;
+  struct error error = {0};
+  static struct counted jobs[JOBS];
+  atomic_int *per_thread = calloc(threads, sizeof *per_thread);
+  void **workers = calloc(threads, sizeof *workers);
+  assert_non_null(per_thread);
+  assert_non_null(workers);
+  for (unsigned i = 0; i < threads; i++)
+    workers[i] = &per_thread[i];
+  atomic_store(&ran, 0);
+  returned = last_number = out_of_order = 0;
+  assert_int_equal(uv_loop_init(&loop), 0);
+  assert_int_equal(job_returns_init(&returns, &loop, &error), 0);
+  assert_int_equal(job_pool_start(&pool, threads, workers, &returns, &error), 0);
+  for (int i = 0; i < JOBS; i++) {
+    jobs[i] = (struct counted){.job = {.run = run, .done = done}, .number = i, .returns = &returns};
+    job_pool_put(&pool, &jobs[i].job);
+  }
+  uv_run(&loop, UV_RUN_DEFAULT);
+  assert_int_equal(returned, JOBS);
+  assert_int_equal(atomic_load(&ran), JOBS);
+  int sum = 0;
+  for (unsigned i = 0; i < threads; i++)
+    sum += atomic_load(&per_thread[i]);
+  assert_int_equal(sum, JOBS);
+  job_pool_stop(&pool);
+  assert_int_equal(uv_loop_close(&loop), 0);
+  free(workers);
+  free(per_thread);
+}
+
+static void test_every_job_returns_once(void **state) {
+  (void)state;
+  run_pool(4);
+}
+
+static void test_one_thread_keeps_order(void **state) {
+  (void)state;
+  run_pool(1);
+  assert_int_equal(out_of_order, 0);
+}
+
+static void test_stop_finishes_what_is_queued(void **state) {
+  (void)state;
+  struct job_queue queue;
+  struct error error = {0};
+  struct job jobs[3];
+  assert_int_equal(job_queue_init(&queue, &error), 0);
+  for (int i = 0; i < 3; i++)
+    job_queue_put(&queue, &jobs[i]);
+  job_queue_stop(&queue);
+  assert_ptr_equal(job_queue_take(&queue), &jobs[0]);
+  assert_ptr_equal(job_queue_take_all(&queue), &jobs[1]);
+  assert_null(job_queue_take(&queue));
+  assert_null(job_queue_grab(&queue));
+  job_queue_finish(&queue);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_every_job_returns_once),
+      cmocka_unit_test(test_one_thread_keeps_order),
+      cmocka_unit_test(test_stop_finishes_what_is_queued),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+#include <limits.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "daemon/options.h"
+
+static char config_path[PATH_MAX];
+
+static void write_config(const void *text, size_t size) {
+  FILE *file = fopen(config_path, "w");
+  assert_non_null(file);
+  assert_int_equal(fwrite(text, 1, size, file), size);
+  assert_int_equal(fclose(file), 0);
+}
+
+static int read_arguments(struct options *options, struct error *error, char **argv) {
+  int argc = 0;
+  while (argv[argc])
+    argc++;
+  *error = (struct error){0};
+  return options_read(options, argc, argv, error);
+}
+#define READ(...) read_arguments(&options, &error, (char *[]){"coldkvd", __VA_ARGS__, NULL})
+
+static void test_command_line_wins_over_file(void **state) {
+  (void)state;
+  struct options options;
+  struct error error;
+  static const char text[] = "# where\n data = /srv/kv \nthreads=3\n\ndurability = none # quick\ninterval-ms = 7";
+  write_config(text, strlen(text));
+  assert_int_equal(READ("--config", config_path, "--threads", "5", "--socket", "/tmp/s"), 0);
+  assert_string_equal(options.data, "/srv/kv");
+  assert_string_equal(options.socket, "/tmp/s");
+  assert_int_equal(options.threads, 5);
+  assert_int_equal(options.durability, DURABILITY_NONE);
+  assert_int_equal(options.interval_ms, 7);
+}
+
+static void test_defaults(void **state) {
+  (void)state;
+  struct options options;
+  struct error error;
+  assert_int_equal(READ("--data", "/d"), 0);
+  assert_int_equal(options.durability, DURABILITY_ALWAYS);
+  assert_true(options.threads >= 1);
+  assert_true(strlen(options.socket) > 0);
+}
+
+static void test_errors_say_where(void **state) {
+  (void)state;
+  struct options options;
+  struct error error;
+  static const struct {
+    const char *text, *wanted;
+  } cases[] = {
+      {"threads = 0\n", "line 1"},   {"\n\nthreads = 1x\n", "line 3"}, {"durability = often", "often"},
+      {"nonsense = 1\n", "nonsense"}, {"threads\n", "key = value"},      {"data =\n", "empty"},
+      {"threads = -1\n", "line 1"},  {"threads = 99999999999999999999\n", "line 1"},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    write_config(cases[i].text, strlen(cases[i].text));
+    assert_int_equal(READ("--config", config_path), -ERR_ARGUMENT);
+    assert_non_null(strstr(error.text, cases[i].wanted));
+    assert_non_null(strstr(error.text, config_path));
+  }
+}
+
+static void test_files_that_are_no_config(void **state) {
+  (void)state;
+  struct options options;
+  struct error error;
+  write_config("data = /a\0b\n", 12);
+  assert_int_equal(READ("--config", config_path), -ERR_ARGUMENT);
+  size_t size = 65537;
+  char *long_text = malloc(size);
+  assert_non_null(long_text);
+  memset(long_text, '#', size);
+  write_config(long_text, size);
+  assert_int_equal(READ("--config", config_path), -ERR_ARGUMENT);
+  write_config(long_text, size - 1);
+  assert_int_equal(READ("--config", config_path), 0);
+  free(long_text);
+  assert_int_equal(READ("--config", "/nonexistent/file"), -ERR_IO);
+}
+
+static int make_directory(void **state) {
+  const char *base = getenv("TMPDIR");
+  char *dir = malloc(PATH_MAX);
+  if (!dir)
+    return -1;
+  snprintf(dir, PATH_MAX, "%s/coldkv-options-XXXXXX", base ? base : "/tmp");
+  if (!mkdtemp(dir))
+    return -1;
+  snprintf(config_path, sizeof config_path, "%.4000s/conf", dir);
+  setenv("XDG_CONFIG_HOME", dir, 1); /* no default file of the user that runs this */
+  *state = dir;
+  return 0;
+}
+
+static int remove_directory(void **state) {
+  unlink(config_path);
+  int result = rmdir(*state);
+  free(*state);
+  return result;
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_command_line_wins_over_file),
+      cmocka_unit_test(test_defaults),
+      cmocka_unit_test(test_errors_say_where),
+      cmocka_unit_test(test_files_that_are_no_config),
+  };
+  return cmocka_run_group_tests(tests, make_directory, remove_directory);
+}
