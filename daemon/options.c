@@ -181,6 +181,7 @@ int options_read(struct options *options, int argc, char **argv, struct error *e
   int letter, index = 0;
   const char *config = NULL;
   set_defaults(options);
+  optind = 0; /* makes getopt start afresh */
   while ((letter = getopt_long(argc, argv, "", names, &index)) != -1) {
     if (letter == 'h' || letter == 'v') {
       fputs(letter == 'h' ? help : "coldkvd " COLDKV_VERSION_STRING "\n", stdout);
@@ -194,7 +195,7 @@ int options_read(struct options *options, int argc, char **argv, struct error *e
   if (optind < argc)
     return error_set(error, ERR_ARGUMENT, "'%s' is no option; see coldkvd --help", argv[optind]);
   int result = config ? options_read_file(options, config, error) : read_default_file(options, error);
-  optind = 1;
+  optind = 0;
   while (!result && (letter = getopt_long(argc, argv, "", names, &index)) != -1)
     if (letter == 'o')
       result = set_option(options, names[index].name, optarg, error);
