@@ -214,7 +214,7 @@ void read_run_job(struct job *job, void *worker_state) {
   uint64_t stored = view_count(request->view);
   if (read->first + read->count > stored) {
     error_set(&request->error, ERR_RANGE, "conversation.read: tokens %llu to %llu of %llu",
-              (unsigned long long)read->first, (unsigned long long)(read->first + read->count),
+              (unsigned long long)read->first, (unsigned long long)read->first + read->count,
               (unsigned long long)stored);
     return;
   }

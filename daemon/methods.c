@@ -259,39 +259,46 @@ static void run_release_opened(struct job *job, void *worker) {
   conversation_release(request_of(job)->opened);
 }
 
+/* Why this connection cannot have the handle (NULL when none is free) that it asked for; 0 when it can. */
+static int check_handle(const struct request *request, const struct session *session, const struct handle *handle,
+                        struct error *error) {
+  if (request->connection->closed)
+    return error_set(error, ERR_SHUTTING_DOWN, "the connection is closed");
+  if (request->params.open.write && session->writer && session->writer != request->connection)
+    return error_set(error, ERR_BUSY, "conversation \"%s\" is being written by another process",
+                     conversation_name(session->conversation));
+  if (!handle)
+    return error_set(error, ERR_LIMIT, "more than %u conversations open on one connection",
+                     LIMIT_HANDLES_PER_CONNECTION_MAX);
+  return 0;
+}
+
 /* Gives the opened conversation a session and a handle, and the writer's lease if asked for. */
 static int take_handle(struct request *request) {
   struct connection *connection = request->connection;
-  struct error *error = &request->error;
   struct session *session = session_of(request->server, request->opened);
   if (!session)
-    return error_set(error, ERR_MEMORY, "conversation.open: out of memory");
+    return error_set(&request->error, ERR_MEMORY, "conversation.open: out of memory");
   request->opened = NULL;
   session->loaded = true;
   session->used_ns = uv_hrtime();
-  bool write = request->params.open.write;
   struct handle *handle = connection_handle_for(connection, session);
   bool held = handle != NULL;
-  if (write && session->writer && session->writer != connection)
-    error_set(error, ERR_BUSY, "conversation \"%s\" is being written by another process",
-              conversation_name(session->conversation));
-  else if (connection->closed)
-    error_set(error, ERR_SHUTTING_DOWN, "the connection is closed");
-  else if (!handle && !(handle = connection_handle_for(connection, NULL)))
-    error_set(error, ERR_LIMIT, "more than %u conversations open on one connection",
-              LIMIT_HANDLES_PER_CONNECTION_MAX);
-  if (error->code || held)
-    session_drop(session); /* the handle that is there, if any, holds it already */
-  if (error->code)
-    return -error->code;
-  handle->session = session;
-  handle->write = write || (held && handle->write);
-  if (write)
-    session->writer = connection;
-  request->open_ok.conversation = handle->number;
-  session_seal(session);
+  if (!held)
+    handle = connection_handle_for(connection, NULL);
+  int result = check_handle(request, session, handle, &request->error);
+  if (!result) {
+    handle->session = session;
+    handle->write = request->params.open.write || (held && handle->write);
+    if (request->params.open.write)
+      session->writer = connection;
+    request->open_ok.conversation = handle->number;
+    session_seal(session);
+  }
+  if (result || held)
+    session_drop(session); /* a handle that was there before holds it already */
   session_shrink(request->server);
-  return 0;
+  return result;
 }
 
 static void done_open(struct job *job) {
