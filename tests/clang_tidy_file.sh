@@ -1,0 +1,16 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The coldkv authors
+#
+# clang_tidy_file.sh STAMPS COMMON FILE: runs clang-tidy over one file, unless STAMPS says that it passed as it is now.
+set -eu
+stamps=$1 common=$2 file=$3
+stamp="$stamps/$(echo "$file" | tr / _).$common.$(cksum <"$file" | tr ' ' -)"
+[ ! -f "$stamp" ] || exit 0
+if output=$(clang-tidy -p build --quiet --extra-arg=-Wno-unknown-warning-option "$file" 2>&1); then
+  rm -f "$stamps/$(echo "$file" | tr / _)".*
+  : >"$stamp"
+else
+  echo "$output" | grep -v -e 'warnings\{0,1\} generated' -e '^Suppressed' -e '^Use -header-filter'
+  exit 1
+fi
