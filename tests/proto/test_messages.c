@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// Every message of the protocol, filled at random from its own table: what is packed comes back, and nothing else passes.
+// Every message of the protocol, filled at random from its own table: what is packed comes back, and what was changed
+// on the way does no harm.
 #include "proto/messages.h"
 
 #include <math.h>

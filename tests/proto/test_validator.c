@@ -108,7 +108,7 @@ static struct outcome oracle(const uint8_t *data, size_t size) {
   return outcome;
 }
 
-/* --- random values -------------------------------------------------------------------------------------------------- */
+/* --- random values ----------------------------------------------------------------------------------------------- */
 
 /* What a generated value takes, by the generator's own count. */
 struct measure {
@@ -173,7 +173,7 @@ static struct measure random_message(msgpack_sbuffer *buffer, struct random *ran
   return measure;
 }
 
-/* --- tests ------------------------------------------------------------------------------------------------------------ */
+/* --- tests ------------------------------------------------------------------------------------------------------- */
 
 static void test_random_messages_in_any_pieces(void **state) {
   (void)state;
@@ -183,9 +183,8 @@ static void test_random_messages_in_any_pieces(void **state) {
   for (int i = 0; i < 4000; i++) {
     random_message(&buffer, &random);
     size_t size = buffer.size;
-    const uint8_t *data = (const uint8_t *)buffer.data;
     msgpack_sbuffer_write(&buffer, "\xc1\xdd\xff", 3); /* of the next message: must not be looked at */
-    data = (const uint8_t *)buffer.data;
+    const uint8_t *data = (const uint8_t *)buffer.data;
     struct outcome wanted = {.done = true, .used = size};
     assert_true(outcome_equal(oracle(data, size), wanted));
     assert_true(outcome_equal(feed(data, buffer.size, SIZE_MAX, &validator_limits_default), wanted));
