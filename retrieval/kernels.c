@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+#include "retrieval/kernels.h"
+
+#include <pthread.h>
+
+#include "proto/cpu.h"
+
+void lookup_kernels_init(struct lookup_kernels *kernels, unsigned flags) {
+  (void)flags;
+  *kernels = (struct lookup_kernels){
+      .name = "c",
+      .prepare = query_prepare_c,
+      .weighted = scan_weighted_c,
+      .hamming = scan_hamming_c,
+      .above = scan_above_c,
+      .below = scan_below_c,
+      .rescore = rescore_c,
+  };
+}
+
+static struct lookup_kernels machine;
+static pthread_once_t machine_once = PTHREAD_ONCE_INIT;
+
+static void init_machine(void) { lookup_kernels_init(&machine, cpu_flags()); }
+
+const struct lookup_kernels *lookup_kernels(void) {
+  pthread_once(&machine_once, init_machine);
+  return &machine;
+}

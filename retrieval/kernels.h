@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// The inner loops of a lookup, as a table of functions that is filled once with the best for this processor. Every
+// version of one function gives the same results, bit for bit; the ones that end in _c define them.
+#ifndef COLDKV_RETRIEVAL_KERNELS_H
+#define COLDKV_RETRIEVAL_KERNELS_H
+
+#include "retrieval/query.h"
+#include "retrieval/rescore.h"
+
+/* Scores of `count` records: the sum of +-q4 by the signature bits, times the scale. -infinity where k_scale is no valid
+ * scale. */
+typedef void scan_weighted_fn(const struct query *query, const uint8_t *signature, const uint8_t *k_scale,
+                              uint32_t count, float *scores);
+
+/* Hamming distances of `count` signatures to the signs of the query, 0 to 128. */
+typedef void scan_hamming_fn(const struct query *query, const uint8_t *signature, uint32_t count, uint8_t *distances);
+
+/* Writes the places where scores[i] > threshold, ascending; returns how many. */
+typedef uint32_t scan_above_fn(const float *scores, uint32_t count, float threshold, uint32_t *found);
+
+/* Writes the places where distances[i] < threshold, ascending; returns how many. */
+typedef uint32_t scan_below_fn(const uint8_t *distances, uint32_t count, uint32_t threshold, uint32_t *found);
+
+struct lookup_kernels {
+  const char *name;
+  query_prepare_fn *prepare;
+  scan_weighted_fn *weighted;
+  scan_hamming_fn *hamming;
+  scan_above_fn *above;
+  scan_below_fn *below;
+  rescore_fn *rescore;
+};
+
+scan_weighted_fn scan_weighted_c;
+scan_hamming_fn scan_hamming_c;
+scan_above_fn scan_above_c;
+scan_below_fn scan_below_c;
+
+/* Fills the table with the best that a processor with these cpu_flags() runs. */
+void lookup_kernels_init(struct lookup_kernels *kernels, unsigned flags);
+
+/* The table for this machine. Safe from any thread. */
+const struct lookup_kernels *lookup_kernels(void);
+
+#endif

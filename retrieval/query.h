@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// A query row as integers: what the scan and the rescoring multiply with.
+#ifndef COLDKV_RETRIEVAL_QUERY_H
+#define COLDKV_RETRIEVAL_QUERY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proto/record.h"
+
+enum {
+  QUERY_FLOATS = RECORD_SIGNATURE_BITS, /* of a row on the wire */
+  QUERY_Q4_MAX = 7,
+  QUERY_Q12_MAX = 2047,
+  QUERY_PLANES = 3, /* bits of |q4| */
+};
+
+/* Bit i of a plane is bit i % 64 of its word i / 64, as in a signature that is loaded as two words. */
+struct query {
+  uint64_t sign[2];                    /* q < 0 */
+  uint64_t magnitude[QUERY_PLANES][2]; /* bits of |q4|, least significant plane first */
+  int32_t magnitude_sum;               /* of |q4| over all coordinates */
+  int8_t q4[QUERY_FLOATS];
+  int16_t q12[LIMIT_HEAD_DIM_MAX]; /* 0 from head_dim on */
+};
+
+/* Quantizes the 128 floats at `row` (little endian, any alignment). Returns false when one is NaN or infinite. */
+typedef bool query_prepare_fn(struct query *query, uint32_t head_dim, const uint8_t *row);
+
+query_prepare_fn query_prepare_c;
+
+#endif

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// The tokens of a lookup's range over all parts, numbered 0, 1, 2, ... in token order: their ordinals.
+#ifndef COLDKV_RETRIEVAL_RANGE_H
+#define COLDKV_RETRIEVAL_RANGE_H
+
+#include "proto/record.h"
+
+/* Entries begin .. begin + count - 1 of one part. */
+struct slice {
+  const struct record_columns *columns;
+  uint32_t begin, count;
+  uint32_t ordinal; /* of the first one */
+};
+
+struct range {
+  struct slice *slices; /* the caller's memory: one per part */
+  uint32_t slice_count;
+  uint32_t tokens;
+};
+
+/* One record of a range. */
+struct place {
+  const struct record_columns *columns;
+  uint32_t entry;
+};
+
+/* Cuts parts, in ascending token order, to the tokens from .. before - 1. Returns false when they are more than ordinals
+ * can number. */
+bool range_init(struct range *range, struct slice *slices, const struct record_columns *parts, uint32_t part_count,
+                uint64_t from, uint64_t before);
+
+/* Where ordinal < range->tokens lies. */
+struct place range_find(const struct range *range, uint32_t ordinal);
+
+static inline uint64_t place_token(struct place place) { return place.columns->first + place.entry; }
+
+static inline const uint8_t *place_signature(struct place place) {
+  return place.columns->signature + (size_t)place.entry * RECORD_SIGNATURE_BYTES;
+}
+
+static inline const uint8_t *place_k_scale(struct place place) {
+  return place.columns->k_scale + (size_t)place.entry * RECORD_K_SCALE_BYTES;
+}
+
+static inline const uint8_t *place_k_mag(struct place place) {
+  return place.columns->k_mag + (size_t)place.entry * RECORD_K_MAG_BYTES;
+}
+
+#endif

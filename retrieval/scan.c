@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// The scan in plain C: what every other version has to agree with.
+#include <math.h>
+
+#include "retrieval/kernels.h"
+
+/* With x = signature XOR sign, coordinate i adds -|q4| where bit i of x is set and +|q4| elsewhere; so the sum is that of
+ * all |q4|, less twice that of those whose bit is set, which is counted plane by plane. */
+static int32_t weighted_sum(const struct query *query, const uint8_t *signature) {
+  uint64_t low = load_u64(signature) ^ query->sign[0], high = load_u64(signature + 8) ^ query->sign[1];
+  int32_t opposed = 0;
+  for (uint32_t p = 0; p < QUERY_PLANES; p++) {
+    int bits = __builtin_popcountll(low & query->magnitude[p][0]) + __builtin_popcountll(high & query->magnitude[p][1]);
+    opposed += bits << p;
+  }
+  return query->magnitude_sum - 2 * opposed;
+}
+
+void scan_weighted_c(const struct query *query, const uint8_t *signature, const uint8_t *k_scale, uint32_t count,
+                     float *scores) {
+  for (uint32_t i = 0; i < count; i++) {
+    uint16_t scale = load_u16(k_scale + (size_t)i * RECORD_K_SCALE_BYTES);
+    int32_t sum = weighted_sum(query, signature + (size_t)i * RECORD_SIGNATURE_BYTES);
+    scores[i] = record_scale_valid(scale) ? (float)sum * f32_from_f16(scale) : -INFINITY;
+  }
+}
+
+void scan_hamming_c(const struct query *query, const uint8_t *signature, uint32_t count, uint8_t *distances) {
+  for (uint32_t i = 0; i < count; i++, signature += RECORD_SIGNATURE_BYTES)
+    distances[i] = (uint8_t)(__builtin_popcountll(load_u64(signature) ^ query->sign[0]) +
+                             __builtin_popcountll(load_u64(signature + 8) ^ query->sign[1]));
+}
+
+uint32_t scan_above_c(const float *scores, uint32_t count, float threshold, uint32_t *found) {
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    found[n] = i; /* overwritten unless it counts; cheaper than a branch that cannot be predicted */
+    n += scores[i] > threshold;
+  }
+  return n;
+}
+
+uint32_t scan_below_c(const uint8_t *distances, uint32_t count, uint32_t threshold, uint32_t *found) {
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    found[n] = i;
+    n += distances[i] < threshold;
+  }
+  return n;
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// The best C of a stream of candidates, exactly, by a total order: candidates are 64-bit keys, the smaller the better.
+// The high half is the rank of the score, the low half the candidate's ordinal in token order, which breaks ties.
+#ifndef COLDKV_RETRIEVAL_SELECT_H
+#define COLDKV_RETRIEVAL_SELECT_H
+
+#include <stdint.h>
+#include <string.h>
+
+/* Rank of minus infinity: what scores so is never a candidate. */
+#define SELECT_RANK_NEVER 0xff800000u
+
+/* Ascending rank = descending score. Minus zero ranks as zero; no NaN. */
+static inline uint32_t select_rank(float score) {
+  uint32_t bits;
+  score += 0.0f; /* minus zero becomes zero */
+  memcpy(&bits, &score, sizeof bits);
+  return bits & 0x80000000u ? bits : bits ^ 0x7fffffffu;
+}
+
+/* The score of a rank. */
+static inline float select_score(uint32_t rank) {
+  uint32_t bits = rank & 0x80000000u ? rank : rank ^ 0x7fffffffu;
+  float score;
+  memcpy(&score, &bits, sizeof score);
+  return score;
+}
+
+static inline uint64_t select_key(uint32_t rank, uint32_t ordinal) { return (uint64_t)rank << 32 | ordinal; }
+static inline uint32_t select_key_rank(uint64_t key) { return (uint32_t)(key >> 32); }
+static inline uint32_t select_key_ordinal(uint64_t key) { return (uint32_t)key; }
+
+/* Keeps the `limit` smallest of the keys put in. Keys come in ascending order of ordinal, and stay in it. */
+struct select {
+  uint64_t *keys;     /* the caller's memory: select_capacity(limit, step) of them */
+  uint32_t count;     /* in `keys` now; may be more than limit */
+  uint32_t limit;     /* C, at least 1 */
+  uint32_t capacity;
+  uint32_t threshold; /* only ranks below this can still get in */
+};
+
+/* Keys to provide for when at most `step` are put in between two calls of select_make_room. */
+uint32_t select_capacity(uint32_t limit, uint32_t step);
+
+void select_init(struct select *select, uint64_t *keys, uint32_t limit, uint32_t step);
+
+/* Makes room for `step` more keys by dropping what is not among the best, which also lowers the threshold. `spare` is
+ * memory for as many keys as `keys` has, here and below. */
+void select_make_room(struct select *select, uint32_t step, uint64_t *spare);
+
+static inline void select_put(struct select *select, uint32_t rank, uint32_t ordinal) {
+  select->keys[select->count++] = select_key(rank, ordinal);
+}
+
+/* Drops all but the best `limit`. */
+void select_finish(struct select *select, uint64_t *spare);
+
+/* Moves the `wanted` smallest of `count` different keys to the front; both parts keep their order. */
+void select_partition(uint64_t *keys, uint32_t count, uint32_t wanted, uint64_t *spare);
+
+/* Sorts ascending. */
+void select_sort(uint64_t *keys, uint32_t count);
+
+#endif
