@@ -40,6 +40,7 @@ struct io {
 extern const struct io io_system;
 
 /* Helpers over the table: they retry EINTR and go on after short counts, and name `path` in the error. */
+int io_open(const struct io *io, const char *path, int flags, struct error *error); /* mode 0600; returns the fd */
 int io_read_all(const struct io *io, int fd, void *buffer, size_t size, off_t offset, const char *path,
                 struct error *error); /* a file that ends early is ERR_CORRUPT */
 int io_write_all(const struct io *io, int fd, struct iovec *parts, int count, off_t offset, const char *path,
@@ -49,11 +50,22 @@ int io_sync_directory(const struct io *io, const char *path, struct error *error
 /* Makes the directory (mode 0700) if it is not there; its parent must be. */
 int io_make_directory(const struct io *io, const char *path, struct error *error);
 
+/* False only when there is no such file. */
+bool io_exists(const struct io *io, const char *path);
+
 /* Writes `size` bytes as `path` atomically: beside it, fdatasync, rename, fsync of the directory. Mode 0600. */
 int io_replace_file(const struct io *io, const char *path, const void *data, size_t size, struct error *error);
+
+/* The same; *sync_failed tells whether it was a sync that failed, which nobody may try again. */
+int io_replace_file_synced(const struct io *io, const char *path, const void *data, size_t size, bool *sync_failed,
+                           struct error *error);
 
 /* Reads a whole file of at most `limit` bytes into malloc'd *data. */
 int io_read_file(const struct io *io, const char *path, size_t limit, uint8_t **data, size_t *size,
                  struct error *error);
+
+/* Calls `visit` with each name in the directory but . and .. until it returns nonzero, which is returned. */
+typedef int io_visit_fn(void *context, const char *name, struct error *error);
+int io_list_directory(const struct io *io, const char *path, io_visit_fn *visit, void *context, struct error *error);
 
 #endif

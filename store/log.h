@@ -56,8 +56,9 @@ enum log_end {
 
 struct log_reader;
 
-/* Opens the file and checks its header. ERR_CORRUPT when that fails; a file too short for a header, or whose header is
- * all zeros, was torn while it was made: that too is ERR_CORRUPT here, and *torn (NULL allowed) is set to true. */
+/* Opens the file and checks its header. ERR_CORRUPT when that fails, ERR_VERSION. A file that was torn while it was made
+ * (too short for a header, or zeros in its place and no frame that tells of a sync) is ERR_CORRUPT too; *torn (NULL
+ * allowed) is then set to true. */
 int log_reader_open(const struct io *io, const char *path, struct log_reader **reader, bool *torn,
                     struct error *error);
 void log_reader_close(struct log_reader *reader); /* NULL is allowed */
@@ -74,18 +75,5 @@ int log_reader_next(struct log_reader *reader, struct log_frame *frame, struct e
 /* The same from the frame's header alone: the body is neither read nor checked, unless it is the last in the file.
  * ids, ahead_ids and records are NULL. */
 int log_reader_skip(struct log_reader *reader, struct log_frame *frame, struct error *error);
-
-/* --- format, shared with the writer ---------------------------------------------------------------------------------- */
-
-void log_header_pack(const struct log_header *header, uint8_t bytes[LOG_HEADER_BYTES]);
-
-/* The value that both CRCs of a frame at `offset` begin with. */
-uint32_t log_frame_seed(uint64_t salt, uint64_t offset);
-
-/* Fills the frame's header bytes, its CRC included. */
-void log_frame_pack(const struct log_frame *frame, uint64_t salt, uint8_t bytes[LOG_FRAME_HEADER_BYTES]);
-
-/* Size that a frame with these numbers has. */
-uint64_t log_frame_size(uint32_t count, uint32_t ahead, uint32_t layers, uint32_t kv_heads);
 
 #endif

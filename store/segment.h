@@ -22,7 +22,7 @@ enum {
   SEGMENT_VALUE_PAGES = 54,  /* per block: v_code 48, v_scale 2, crc 4 */
   SEGMENT_BLOCK_PAGES = SEGMENT_SCAN_PAGES + SEGMENT_RESCORE_PAGES + SEGMENT_VALUE_PAGES,
 };
-_Static_assert(SEGMENT_BLOCK_PAGES == RECORD_BYTES, "a column of 4096 records is one page per byte of record");
+_Static_assert((int)SEGMENT_BLOCK_PAGES == (int)RECORD_BYTES, "a column of 4096 records is one page per byte of record");
 
 /* Page 0. */
 struct segment_header {

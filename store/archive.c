@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "store/internal.h"
+
+enum { LOG_LINE_BYTES = 1024 };
+
+void archive_log(struct archive *archive, const char *format, ...) {
+  if (!archive->options.log)
+    return;
+  char line[LOG_LINE_BYTES];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(line, sizeof line, format, args);
+  va_end(args);
+  archive->options.log(archive->options.log_context, line);
+}
+
+const struct archive_counters *archive_counters(const struct archive *archive) { return &archive->counters; }
+
+const char *archive_directory(const struct archive *archive) { return archive->dir; }
+
+bool archive_read_only(const struct archive *archive) { return atomic_load(&archive->read_only); }
+
+int archive_check_writable(struct archive *archive, struct error *error) {
+  if (!atomic_load(&archive->read_only))
+    return 0;
+  pthread_mutex_lock(&archive->lock);
+  int result = error_set(error, ERR_READ_ONLY,
+                         "the archive takes no writes since a sync failed (%s); check the disk, then restart the daemon",
+                         archive->read_only_reason.text);
+  pthread_mutex_unlock(&archive->lock);
+  return result;
+}
+
+int archive_sync_failed(struct archive *archive, const struct error *error) {
+  pthread_mutex_lock(&archive->lock);
+  bool first = !atomic_load(&archive->read_only);
+  if (first) {
+    archive->read_only_reason = *error;
+    atomic_store(&archive->read_only, true);
+  }
+  pthread_mutex_unlock(&archive->lock);
+  if (first)
+    archive_log(archive, "no more writes: %s", error->text);
+  return -error->code;
+}
+
+int archive_replace_file(struct archive *archive, const char *path, const void *data, size_t size,
+                         struct error *error) {
+  bool sync_failed;
+  struct error reason;
+  int result = io_replace_file_synced(archive->io, path, data, size, &sync_failed, &reason);
+  if (result && sync_failed)
+    archive_sync_failed(archive, &reason);
+  if (result && error)
+    *error = reason;
+  return result;
+}
+
+int archive_sync_directory(struct archive *archive, const char *path, struct error *error) {
+  struct error reason;
+  int result = io_sync_directory(archive->io, path, &reason);
+  if (!result)
+    return 0;
+  archive_sync_failed(archive, &reason);
+  if (error)
+    *error = reason;
+  return result;
+}
+
+uint64_t archive_now_s(void) { return (uint64_t)time(NULL); }
+
+int archive_random_id(uint8_t id[LIMIT_ID_BYTES], struct error *error) {
+  if (getrandom(id, LIMIT_ID_BYTES, 0) == (ssize_t)LIMIT_ID_BYTES)
+    return 0;
+  return error_set_errno(error, errno, "cannot get random bytes");
+}
+
+/* Makes the directory and what stands in every archive. */
+static int make_directories(struct archive *archive, struct error *error) {
+  static const char *const names[] = {"models", "conversations", "segments", "catalog"};
+  char path[PATH_BYTES];
+  int result = io_make_directory(archive->io, archive->dir, error);
+  for (size_t i = 0; i < sizeof names / sizeof names[0] && !result; i++) {
+    path_join(path, archive->dir, names[i]);
+    result = io_make_directory(archive->io, path, error);
+  }
+  return result ? result : archive_sync_directory(archive, archive->dir, error);
+}
+
+static int refuse_locked(struct archive *archive, int fd, struct error *error) {
+  char pid[24] = "";
+  ssize_t got = archive->io->pread(fd, pid, sizeof pid - 1, 0);
+  pid[got > 0 ? got : 0] = 0;
+  pid[strcspn(pid, "\n")] = 0;
+  return error_set(error, ERR_BUSY, "archive %s is in use by process %s; stop it first, or name another directory",
+                   archive->dir, pid[0] ? pid : "(unknown)");
+}
+
+static int take_lock(struct archive *archive, struct error *error) {
+  char path[PATH_BYTES], pid[24];
+  path_join(path, archive->dir, "LOCK");
+  int fd = io_open(archive->io, path, O_RDWR | O_CREAT, error);
+  if (fd < 0)
+    return fd;
+  archive->lock_fd = fd;
+  if (flock(fd, LOCK_EX | LOCK_NB)) {
+    int result = errno == EWOULDBLOCK ? refuse_locked(archive, fd, error)
+                                      : error_set_errno(error, errno, "cannot lock %s", path);
+    archive->io->close(fd);
+    archive->lock_fd = -1;
+    return result;
+  }
+  struct iovec part = {.iov_base = pid, .iov_len = (size_t)snprintf(pid, sizeof pid, "%ld\n", (long)getpid())};
+  if (archive->io->ftruncate(fd, 0))
+    return error_set_errno(error, errno, "cannot write %s", path);
+  return io_write_all(archive->io, fd, &part, 1, 0, path, error);
+}
+
+static int archive_allocate(struct archive **out, const char *dir, const struct archive_options *options,
+                            struct error *error) {
+  size_t size = strlen(dir);
+  while (size > 1 && dir[size - 1] == '/')
+    size--;
+  if (!size || size > PATH_ARCHIVE_BYTES_MAX)
+    return error_set(error, ERR_BAD_PARAMS, "the archive's path has %zu bytes, wanted 1 to %u", size,
+                     PATH_ARCHIVE_BYTES_MAX);
+  struct archive *archive = calloc(1, sizeof *archive);
+  if (!archive)
+    return error_set(error, ERR_MEMORY, "out of memory for an archive");
+  if (options)
+    archive->options = *options;
+  archive->io = archive->options.io ? archive->options.io : &io_system;
+  archive->lock_fd = -1;
+  pthread_mutex_init(&archive->lock, NULL);
+  archive->dir = strndup(dir, size);
+  if (!archive->dir) {
+    archive_close(archive);
+    return error_set(error, ERR_MEMORY, "out of memory for an archive");
+  }
+  *out = archive;
+  return 0;
+}
+
+int archive_open(struct archive **out, const char *dir, const struct archive_options *options, struct error *error) {
+  struct archive *archive;
+  int result = archive_allocate(&archive, dir, options, error);
+  if (result)
+    return result;
+  result = make_directories(archive, error);
+  if (!result)
+    result = take_lock(archive, error);
+  if (!result)
+    result = recovery_run(archive, error);
+  if (result) {
+    atomic_store(&archive->catalog_stale, true);
+    archive_close(archive);
+    return result;
+  }
+  *out = archive;
+  return 0;
+}
+
+/* The catalog agrees with the files: the next start need not read them all. */
+static void mark_clean(struct archive *archive) {
+  MDB_txn *txn;
+  struct error error;
+  int result = catalog_begin(&archive->catalog, true, &txn, &error);
+  if (result)
+    return;
+  if (catalog_set_clean(&archive->catalog, txn, true, &error))
+    catalog_abort(txn);
+  else if (catalog_commit(txn, &error))
+    archive_log(archive, "%s", error.text);
+}
+
+void archive_close(struct archive *archive) {
+  if (!archive)
+    return;
+  assert(!archive->conversations && !archive->models);
+  if (archive->catalog.env && !archive->catalog_stale && !archive->read_only)
+    mark_clean(archive);
+  catalog_close(&archive->catalog);
+  if (archive->lock_fd >= 0)
+    archive->io->close(archive->lock_fd); /* lets go of the lock */
+  pthread_mutex_destroy(&archive->lock);
+  free(archive->dir);
+  free(archive);
+}

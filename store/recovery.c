@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// What happens when an archive is opened: the catalog is checked, or made again, and what a crash left is cleared away.
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "store/catalog_check.h"
+#include "store/internal.h"
+
+/* --- the catalog ------------------------------------------------------------------------------------------------------- */
+
+/* Opens the environment; *rebuild tells that it was damaged or is new. */
+static int open_catalog(struct archive *archive, bool *rebuild, struct error *error) {
+  char directory[PATH_BYTES], data[PATH_BYTES], lock[PATH_BYTES];
+  struct error reason;
+  path_join(directory, archive->dir, "catalog");
+  path_join(data, directory, CATALOG_DATA_NAME);
+  path_join(lock, directory, "lock.mdb");
+  *rebuild = !io_exists(archive->io, data);
+  if (!*rebuild) {
+    int result = catalog_check(directory, archive->options.catalog_map_bytes, &reason);
+    if (result && result != -ERR_CORRUPT && result != -ERR_VERSION)
+      return error_set(error, reason.code, "%s", reason.text);
+    if (result) {
+      archive_log(archive, "the catalog is damaged (%s)", reason.text);
+      *rebuild = true;
+      if (archive->io->unlink(data) && errno != ENOENT)
+        return error_set_errno(error, errno, "cannot remove the damaged %s", data);
+      archive->io->unlink(lock);
+    }
+  }
+  return catalog_open(&archive->catalog, directory, archive->options.catalog_map_bytes, true, error);
+}
+
+struct comparison {
+  struct archive *archive;
+  MDB_txn *txn;
+  bool models; /* or conversations */
+  size_t count;
+};
+
+static int compare_one(void *context, const char *name, struct error *error) {
+  struct comparison *comparison = context;
+  struct catalog *catalog = &comparison->archive->catalog;
+  uint8_t id[LIMIT_ID_BYTES];
+  if (!path_id_parse(name, id))
+    return 0;
+  comparison->count++;
+  if (comparison->models) {
+    struct model_entry entry;
+    return catalog_get_model(catalog, comparison->txn, id, &entry, error);
+  }
+  struct conversation_entry entry;
+  return catalog_get_conversation(catalog, comparison->txn, id, &entry, error);
+}
+
+/* Compares which models, or conversations, there are. Returns 0 when they are the same, CATALOG_NONE when not. */
+static int compare_names(struct archive *archive, MDB_txn *txn, bool models, struct error *error) {
+  struct comparison comparison = {.archive = archive, .txn = txn, .models = models};
+  char path[PATH_BYTES];
+  MDB_stat stat;
+  path_join(path, archive->dir, models ? "models" : "conversations");
+  int result = io_list_directory(archive->io, path, compare_one, &comparison, error);
+  if (result)
+    return result;
+  if (mdb_stat(txn, models ? archive->catalog.models : archive->catalog.conversations, &stat))
+    return CATALOG_NONE;
+  return stat.ms_entries == comparison.count ? 0 : CATALOG_NONE;
+}
+
+/* True in *current when the archive was closed in good order and nobody changed its directories since. */
+static int check_current(struct archive *archive, bool *current, struct error *error) {
+  MDB_txn *txn;
+  int result = catalog_begin(&archive->catalog, false, &txn, error);
+  if (result)
+    return result;
+  result = catalog_get_clean(&archive->catalog, txn, current, error);
+  if (!result && *current) {
+    result = compare_names(archive, txn, true, error);
+    if (!result)
+      result = compare_names(archive, txn, false, error);
+    if (result == CATALOG_NONE || result == -ERR_CORRUPT) {
+      *current = false;
+      result = 0;
+    }
+  }
+  catalog_abort(txn);
+  return result;
+}
+
+static int clear_mark(struct archive *archive, struct error *error) {
+  MDB_txn *txn;
+  int result = catalog_begin(&archive->catalog, true, &txn, error);
+  if (result)
+    return result;
+  result = catalog_set_clean(&archive->catalog, txn, false, error);
+  if (!result)
+    return catalog_commit(txn, error);
+  catalog_abort(txn);
+  return result;
+}
+
+/* --- leftovers --------------------------------------------------------------------------------------------------------- */
+
+static int finish_deleted(void *context, const char *name, struct error *error) {
+  struct archive *archive = context;
+  uint8_t id[LIMIT_ID_BYTES];
+  struct error reason;
+  (void)error;
+  if (strncmp(name, PATH_DELETED_PREFIX, strlen(PATH_DELETED_PREFIX)) != 0 ||
+      !path_id_parse(name + strlen(PATH_DELETED_PREFIX), id))
+    return 0;
+  if (delete_finish(archive, id, &reason))
+    archive_log(archive, "cannot finish deleting conversations/%s: %s", name, reason.text);
+  else
+    archive_log(archive, "finished deleting conversations/%s", name);
+  return 0;
+}
+
+/* True when the tokens of a segment that no meta names are elsewhere: in the log it was made from, or in another
+ * segment. Anything else may be all that is left of them, and stays. */
+static bool is_leftover(struct archive *archive, const char *path) {
+  struct segment *segment;
+  struct meta meta;
+  struct error ignored;
+  char other[PATH_BYTES];
+  if (segment_open(archive->io, path, &segment, &ignored))
+    return false;
+  struct segment_header header = *segment_header(segment);
+  segment_unref(segment);
+  path_meta(other, archive->dir, header.conversation);
+  if (meta_read(archive->io, other, &meta, &ignored))
+    return false;
+  uint64_t sealed = 0;
+  for (uint32_t i = 0; i < meta.extent_count; i++)
+    sealed = meta.extents[i].first + meta.extents[i].count;
+  meta_finish(&meta);
+  if (sealed >= header.first + header.count)
+    return true;
+  path_log(other, archive->dir, header.conversation, header.first);
+  return sealed <= header.first && io_exists(archive->io, other);
+}
+
+struct sweep {
+  struct archive *archive;
+  char directory[PATH_BYTES];
+};
+
+static int sweep_file(void *context, const char *name, struct error *error) {
+  const struct sweep *sweep = context;
+  struct archive *archive = sweep->archive;
+  struct catalog_segment segment;
+  uint8_t id[LIMIT_ID_BYTES];
+  char path[PATH_BYTES];
+  MDB_txn *txn;
+  path_join(path, sweep->directory, name);
+  bool leftover = path_is_temporary(name);
+  if (!leftover && path_segment_parse(name, id)) {
+    int result = catalog_begin(&archive->catalog, false, &txn, error);
+    if (result)
+      return result;
+    result = catalog_get_segment(&archive->catalog, txn, id, &segment, error);
+    catalog_abort(txn);
+    if (result <= 0)
+      return result;
+    leftover = is_leftover(archive, path);
+    if (!leftover)
+      archive_log(archive, "%s belongs to no conversation; it is kept", path);
+  }
+  if (leftover && archive->io->unlink(path) == 0)
+    archive_log(archive, "removed %s, left by a crash", path);
+  return 0;
+}
+
+static int sweep_directory(void *context, const char *name, struct error *error) {
+  struct sweep sweep = {.archive = context};
+  char segments[PATH_BYTES];
+  if (strlen(name) != 2)
+    return 0;
+  path_join(segments, sweep.archive->dir, "segments");
+  path_join(sweep.directory, segments, name);
+  return io_list_directory(sweep.archive->io, sweep.directory, sweep_file, &sweep, error);
+}
+
+int recovery_run(struct archive *archive, struct error *error) {
+  bool rebuild, current = false, damaged = false;
+  char conversations[PATH_BYTES], segments[PATH_BYTES];
+  path_join(conversations, archive->dir, "conversations");
+  path_join(segments, archive->dir, "segments");
+  int result = open_catalog(archive, &rebuild, error);
+  if (!result && !rebuild)
+    result = check_current(archive, &current, error);
+  if (!result && !current)
+    result = rebuild_run(archive, &damaged, error);
+  if (!result)
+    result = clear_mark(archive, error);
+  if (!result)
+    result = io_list_directory(archive->io, conversations, finish_deleted, archive, error);
+  if (!result && !current && !damaged)
+    result = io_list_directory(archive->io, segments, sweep_directory, archive, error);
+  return result;
+}

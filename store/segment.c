@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+#include "store/segment.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "proto/crc32c.h"
+
+/* What is known of a run of pages: 0 nothing yet, 1 all good, otherwise 2 + the number of the first bad page. */
+enum { PAGES_UNKNOWN = 0, PAGES_GOOD = 1, PAGES_BAD = 2 };
+
+struct segment {
+  const struct io *io;
+  atomic_uint refs;
+  char *path;
+  const uint8_t *bytes;
+  size_t size;
+  struct segment_header header;
+  atomic_bool bad; /* a bad page was found */
+  _Atomic uint32_t ids_state;
+  _Atomic uint32_t layer_state[]; /* [layers] */
+};
+
+static const uint8_t *page_at(const struct segment *segment, uint32_t page) {
+  return segment->bytes + (size_t)page * SEGMENT_PAGE_BYTES;
+}
+
+static int check_table(const uint8_t *bytes, const struct segment_header *header, const char *path,
+                       struct error *error) {
+  if (crc32c(0, bytes + SEGMENT_PAGE_BYTES, (size_t)header->table_pages * SEGMENT_PAGE_BYTES) != header->table_crc)
+    return error_set(error, ERR_CORRUPT, "%s: the table of page CRCs fails its CRC; restore the file from a backup",
+                     path);
+  return 0;
+}
+
+/* Reads header and size through the open file, so that nothing is mapped that the file does not have. */
+static int read_header(const struct io *io, int fd, const char *path, struct segment_header *header,
+                       struct error *error) {
+  uint8_t page[SEGMENT_PAGE_BYTES];
+  struct stat status;
+  int result = io_read_all(io, fd, page, sizeof page, 0, path, error);
+  if (!result)
+    result = segment_header_unpack(page, header, path, error);
+  if (result)
+    return result;
+  if (io->fstat(fd, &status))
+    return error_set_errno(error, errno, "cannot stat %s", path);
+  if ((uint64_t)status.st_size != (uint64_t)header->pages * SEGMENT_PAGE_BYTES)
+    return error_set(error, ERR_CORRUPT, "%s has %lld bytes, wanted %llu; restore it from a backup", path,
+                     (long long)status.st_size, (unsigned long long)header->pages * SEGMENT_PAGE_BYTES);
+  return 0;
+}
+
+static struct segment *segment_allocate(const struct io *io, const char *path, const struct segment_header *header) {
+  struct segment *segment = calloc(1, sizeof *segment + header->layers * sizeof segment->layer_state[0]);
+  if (!segment)
+    return NULL;
+  segment->path = strdup(path);
+  if (!segment->path) {
+    free(segment);
+    return NULL;
+  }
+  segment->io = io;
+  atomic_init(&segment->refs, 1);
+  segment->header = *header;
+  segment->size = (size_t)header->pages * SEGMENT_PAGE_BYTES;
+  return segment;
+}
+
+static int map_file(const struct io *io, int fd, const char *path, struct segment **out, struct error *error) {
+  struct segment_header header;
+  int result = read_header(io, fd, path, &header, error);
+  if (result)
+    return result;
+  struct segment *segment = segment_allocate(io, path, &header);
+  if (!segment)
+    return error_set(error, ERR_MEMORY, "out of memory for %s", path);
+  void *bytes = io->mmap(NULL, segment->size, PROT_READ, MAP_SHARED, fd, 0);
+  if (bytes == MAP_FAILED) {
+    result = error_set_errno(error, errno, "cannot map %s (see vm.max_map_count if many segments are open)", path);
+  } else {
+    segment->bytes = bytes;
+    result = check_table(bytes, &header, path, error);
+  }
+  if (result) {
+    segment_unref(segment);
+    return result;
+  }
+  *out = segment;
+  return 0;
+}
+
+int segment_open(const struct io *io, const char *path, struct segment **segment, struct error *error) {
+  int fd = io_open(io, path, O_RDONLY, error);
+  if (fd < 0)
+    return fd;
+  int result = map_file(io, fd, path, segment, error);
+  io->close(fd);
+  return result;
+}
+
+struct segment *segment_ref(struct segment *segment) {
+  atomic_fetch_add_explicit(&segment->refs, 1, memory_order_relaxed);
+  return segment;
+}
+
+void segment_unref(struct segment *segment) {
+  if (!segment || atomic_fetch_sub_explicit(&segment->refs, 1, memory_order_acq_rel) != 1)
+    return;
+  if (segment->bytes)
+    segment->io->munmap((void *)(uintptr_t)segment->bytes, segment->size);
+  free(segment->path);
+  free(segment);
+}
+
+const struct segment_header *segment_header(const struct segment *segment) { return &segment->header; }
+
+const char *segment_path(const struct segment *segment) { return segment->path; }
+
+const uint8_t *segment_ids(const struct segment *segment) {
+  return page_at(segment, segment_page(segment, SEGMENT_IDS, 0, 0));
+}
+
+uint32_t segment_page(const struct segment *segment, enum segment_region region, uint32_t layer, uint32_t head) {
+  return segment_place(segment->header.layers, segment->header.kv_heads, region, layer, head);
+}
+
+enum segment_region segment_page_region(const struct segment *segment, uint32_t page) {
+  enum segment_region region = SEGMENT_VALUE;
+  while (region != SEGMENT_HEADER && page < segment_page(segment, region, 0, 0))
+    region--;
+  return region;
+}
+
+void segment_columns(const struct segment *segment, uint32_t layer, uint32_t head, struct record_columns *columns) {
+  const uint8_t *scan = page_at(segment, segment_page(segment, SEGMENT_SCAN, layer, head));
+  const uint8_t *value = page_at(segment, segment_page(segment, SEGMENT_VALUE, layer, head));
+  columns->signature = scan;
+  columns->k_scale = scan + (size_t)RECORD_SIGNATURE_BYTES * SEGMENT_PAGE_BYTES;
+  columns->k_mag = page_at(segment, segment_page(segment, SEGMENT_RESCORE, layer, head));
+  columns->v_code = value;
+  columns->v_scale = value + (size_t)RECORD_V_CODE_BYTES * SEGMENT_PAGE_BYTES;
+  columns->crc = value + (size_t)(RECORD_V_CODE_BYTES + RECORD_V_SCALE_BYTES) * SEGMENT_PAGE_BYTES;
+  columns->first = segment->header.first;
+  columns->count = segment->header.count;
+}
+
+static bool page_good(const struct segment *segment, uint32_t page) {
+  uint32_t checked = page - 1 - segment->header.table_pages;
+  uint32_t wanted = load_u32(page_at(segment, 1) + (size_t)checked * 4);
+  return segment_page_crc(segment->header.id, page, page_at(segment, page)) == wanted;
+}
+
+static int bad_page(const struct segment *segment, uint32_t page, struct error *error) {
+  return error_set(error, ERR_CORRUPT, "%s: page %u (%s) fails its CRC; restore the file from a backup", segment->path,
+                   page, segment_region_name(segment_page_region(segment, page)));
+}
+
+int segment_check_page(const struct segment *segment, uint32_t page, struct error *error) {
+  if (page <= segment->header.table_pages || page >= segment->header.pages)
+    return error_set(error, ERR_RANGE, "%s has no page %u with a CRC of its own", segment->path, page);
+  return page_good(segment, page) ? 0 : bad_page(segment, page, error);
+}
+
+/* Checks pages first .. first + count - 1 once; several threads may do so at the same time and find the same. */
+static int check_run(struct segment *segment, _Atomic uint32_t *state, uint32_t first, uint32_t count, bool *fresh,
+                     struct error *error) {
+  if (fresh)
+    *fresh = false;
+  uint32_t known = atomic_load_explicit(state, memory_order_acquire);
+  if (known == PAGES_UNKNOWN) {
+    known = PAGES_GOOD;
+    for (uint32_t page = first; page < first + count && known == PAGES_GOOD; page++)
+      if (!page_good(segment, page))
+        known = PAGES_BAD + page;
+    atomic_store_explicit(state, known, memory_order_release);
+  }
+  if (known == PAGES_GOOD)
+    return 0;
+  bool before = atomic_exchange(&segment->bad, true);
+  if (fresh)
+    *fresh = !before;
+  return bad_page(segment, known - PAGES_BAD, error);
+}
+
+int segment_check_layer(struct segment *segment, uint32_t layer, bool *fresh, struct error *error) {
+  if (layer >= segment->header.layers)
+    return error_set(error, ERR_RANGE, "%s has no layer %u", segment->path, layer);
+  return check_run(segment, &segment->layer_state[layer], segment_page(segment, SEGMENT_SCAN, layer, 0),
+                   segment->header.kv_heads * SEGMENT_SCAN_PAGES, fresh, error);
+}
+
+int segment_check_ids(struct segment *segment, bool *fresh, struct error *error) {
+  return check_run(segment, &segment->ids_state, segment_page(segment, SEGMENT_IDS, 0, 0), SEGMENT_IDS_PAGES, fresh,
+                   error);
+}
