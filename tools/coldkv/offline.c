@@ -223,7 +223,9 @@ static int search_entry(void *context, const struct offline *offline, const stru
   struct search *search = context;
   (void)reason;
   (void)error;
-  struct span name = offline ? offline->meta.message.name : span_of("", 0);
+  if (!offline)
+    return 0;
+  struct span name = offline->meta.message.name;
   if (name.size != strlen(search->name) || memcmp(name.data, search->name, name.size) != 0)
     return 0;
   memcpy(search->id, offline->id, sizeof search->id);
