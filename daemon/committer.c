@@ -7,8 +7,10 @@ void committer_append(struct job *job, void *worker) {
   (void)worker;
   struct request *request = request_of(job);
   struct conversation *conversation = request->session->conversation;
-  if (conversation_loaded(conversation) || !conversation_load(conversation, &request->error))
-    conversation_append(conversation, &request->params.append, &request->wrote, &request->error);
+  int result = conversation_loaded(conversation) ? 0 : conversation_load(conversation, &request->error);
+  if (!result)
+    result = conversation_append(conversation, &request->params.append, &request->wrote, &request->error);
+  request_result(request, result);
   job_return(&request->server->returns, &request->applied);
 }
 

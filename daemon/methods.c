@@ -184,6 +184,7 @@ static void run_list(struct job *job, void *worker) {
   uint32_t uid = request->connection->uid;
   int result = models ? model_each(archive, uid, after, add_model, &page, &request->error)
                       : conversation_each(archive, uid, after, add_conversation, &page, &request->error);
+  request_result(request, result >= 0 ? 0 : result);
   if (result >= 0 && (page.failed || page_pack(&page, models ? "models" : "conversations")))
     error_set(&request->error, ERR_MEMORY, "%s: out of memory for the answer", methods[request->method].name);
   msgpack_sbuffer_destroy(&page.items);
@@ -250,6 +251,7 @@ static void run_open(struct job *job, void *worker) {
       .durable = conversation_durable(conversation),
       .created = created,
   };
+  request_result(request, 0);
   request->ahead_count = conversation_ahead(conversation, request->ahead);
   answer->ahead = span_of(request->ahead, request->ahead_count * sizeof request->ahead[0]);
 }

@@ -128,7 +128,7 @@ static void run_prepare(struct job *job, void *worker) {
     return;
   if (request->method == METHOD_TOKENS)
     request->ahead_count = conversation_ahead(conversation, request->ahead);
-  view_acquire(conversation, &request->view, &request->error);
+  request_result(request, view_acquire(conversation, &request->view, &request->error));
 }
 
 static void read_view(struct request *request) {
@@ -154,11 +154,12 @@ void request_read(struct request *request) {
     request_commit(request, run_prepare, done_prepare);
     return;
   }
-  view_acquire(request->session->conversation, &request->view, &request->error);
+  request_result(request, view_acquire(request->session->conversation, &request->view, &request->error));
   read_view(request);
 }
 
 void request_answer(struct request *request, const void *result) {
+  request_result(request, 0);
   if (rpc_pack_result(&request->packer, request->rpc.id, methods[request->method].result, result))
     error_set(&request->error, ERR_MEMORY, "%s: out of memory for the answer", methods[request->method].name);
 }

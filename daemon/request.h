@@ -73,7 +73,14 @@ static inline struct request *request_of(struct job *job) {
   return (struct request *)(void *)((char *)job - offsetof(struct request, job));
 }
 
-/* Packs the answer; out of memory turns into the request's error. Any thread. */
+/* Says how a step of the request ended: 0 clears an error that was dealt with on the way. Returns `result`. */
+static inline int request_result(struct request *request, int result) {
+  if (!result)
+    request->error.code = 0;
+  return result;
+}
+
+/* Packs the answer of a request that succeeded; out of memory turns into its error. Any thread. */
 void request_answer(struct request *request, const void *result);
 
 /* The state of a lookup thread, made by lookup_worker_create. */

@@ -4,7 +4,8 @@
 // One error value for every part: a code that programs test and a sentence that people read.
 //
 // Rule for all functions that take a `struct error *`: they return 0 when done, or -code after filling in the
-// sentence (what failed, on which file or conversation, what to do). A caller forwards a negative return unchanged.
+// sentence (what failed, on which file or conversation, what to do). A caller forwards a negative return unchanged. After a
+// return of 0 the error may hold what a step on the way met and dealt with: only the return value tells.
 // Positive returns are conditions of that one function, named in its comment.
 #ifndef COLDKV_PROTO_ERROR_H
 #define COLDKV_PROTO_ERROR_H

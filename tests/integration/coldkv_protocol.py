@@ -28,7 +28,11 @@ class Client:
     def __init__(self, path, timeout=20):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(timeout)
-        self.socket.connect(path)
+        try:
+            self.socket.connect(path)
+        except OSError:
+            self.socket.close()
+            raise
         self.unpacker = msgpack.Unpacker(raw=False, max_buffer_size=64 << 20, strict_map_key=True)
         self.next_id = 0
         self.answers = {}
