@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// A document that states facts between lines of filler, and the questions that ask for them, in the sentences that the tiny
-// model was trained on.
+// A document that states facts between lines of filler, and the questions that ask for them, in the sentences that
+// the tiny model was trained on.
 #ifndef COLDKV_TOOLS_DEMO_DOCUMENT_H
 #define COLDKV_TOOLS_DEMO_DOCUMENT_H
 
@@ -22,7 +22,7 @@ struct fact {
   char name[16];
   char digits[DOCUMENT_DIGITS + 1];
   char sentence[64];
-  char question[64]; /* the model goes on with the digits */
+  char question[48]; /* the model goes on with the digits */
   uint32_t at;       /* byte of the document where the sentence begins */
 };
 
@@ -33,8 +33,8 @@ struct document {
 };
 
 /* Writes a document of exactly `bytes` bytes (DOCUMENT_BYTES_MIN to _MAX) whose facts are spread evenly from near its
- * beginning to just before its last DOCUMENT_LAST bytes; ends in a newline. The same seed gives the same document everywhere.
- * The caller frees it with document_finish. */
+ * beginning to just before its last DOCUMENT_LAST bytes; ends in a newline. The same seed gives the same document
+ * everywhere. The caller frees it with document_finish. */
 int document_write(struct document *document, uint64_t seed, uint32_t bytes, struct error *error);
 void document_finish(struct document *document);
 

@@ -18,8 +18,8 @@ int exact_create(struct exact **exact, const struct llama_config *config, uint32
 /* NULL is allowed. */
 void exact_destroy(struct exact *exact);
 
-/* Runs n tokens, at most LLAMA_BLOCK_MAX, through the model; logits as in llama_forward. ERR_LIMIT when the cache has no
- * room for them. */
+/* Runs n tokens, at most LLAMA_BLOCK_MAX, through the model; logits as in llama_forward. ERR_LIMIT when the cache has
+ * no room for them. */
 int exact_feed(struct exact *exact, struct llama *llama, const uint32_t *ids, uint32_t n, float *logits,
                uint32_t logit_rows, struct error *error);
 

@@ -32,8 +32,9 @@ static const char *const adjectives[] = {"active",  "broken", "closed", "current
                                          "outer",   "partial", "pending", "private", "raw",   "recent", "shared",
                                          "sparse",  "stale",  "strict", "total",   "unique",  "valid",  "visible"};
 
-/* Templates of lines. In them $n is a noun, $v a verb, $N and $V the same with a capital, $a an adjective, $d a small number,
- * $0 and $1 the parameters of the function at hand, $2 its result, $3 a local name; a tab indents by one level. */
+/* Templates of lines. In them $n is a noun, $v a verb, $N and $V the same with a capital, $a an adjective, $d a small
+ * number, $0 and $1 the parameters of the function at hand, $2 its result, $3 a local name; a tab indents by one
+ * level. */
 static const char *const imports[] = {"import $n_$n",
                                       "from $n import $v_$n",
                                       "from .$n import $N$N, $v_$n",

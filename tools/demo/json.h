@@ -26,8 +26,8 @@ struct json {
 /* Enters an object ('{') or array ('['). */
 void json_open(struct json *json, char bracket);
 
-/* In an object: reads the next key, false at its end (which is read too) or after a mistake. A key that does not fit into
- * `size` bytes with its zero is a mistake. */
+/* In an object: reads the next key, false at its end (which is read too) or after a mistake. A key that does not fit
+ * into `size` bytes with its zero is a mistake. */
 bool json_key(struct json *json, char *key, size_t size);
 
 /* In an array: true when one more value follows, false at its end (which is read too) or after a mistake. */

@@ -57,7 +57,7 @@ static int parse_config(struct llama_config *config, struct json *json, const ch
   if (!tied || biased || strcmp(act, "silu") != 0 || config->norm_eps <= 0 || config->rope_theta <= 1 ||
       config->heads % config->kv_heads || config->head_dim % 2)
     return error_set(error, ERR_NOT_SUPPORTED,
-                     "%s: only models with tied embeddings, silu, grouped query heads and no biases are done here", path);
+                     "%s: only models with tied embeddings, silu, whole groups and no biases are done here", path);
   return 0;
 }
 

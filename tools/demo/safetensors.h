@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// Weights out of a .safetensors file: a u64 header length, a JSON header that names every tensor's type, shape and place,
-// then the tensors' bytes.
+// Weights out of a .safetensors file: a u64 header length, a JSON header that names every tensor's type, shape and
+// place, then the tensors' bytes.
 #ifndef COLDKV_TOOLS_DEMO_SAFETENSORS_H
 #define COLDKV_TOOLS_DEMO_SAFETENSORS_H
 
@@ -19,8 +19,9 @@ int safetensors_open(struct safetensors **file, const char *path, struct error *
 /* NULL is allowed. */
 void safetensors_close(struct safetensors *file);
 
-/* Converts one tensor to f32 in malloc'd *data, which the caller frees. Its shape must be [rows][columns], or [rows] when
- * columns is 0, its type F16 or F32, and every value finite: ERR_CORRUPT otherwise, and when there is no such tensor. */
+/* Converts one tensor to f32 in malloc'd *data, which the caller frees. Its shape must be [rows][columns], or [rows]
+ * when columns is 0, its type F16 or F32, and every value finite: ERR_CORRUPT otherwise, and when there is no such
+ * tensor. */
 int safetensors_read(const struct safetensors *file, const char *name, uint32_t rows, uint32_t columns, float **data,
                      struct error *error);
 
