@@ -154,6 +154,10 @@ struct log_census {
 int log_census(const struct io *io, const char *dir, const uint8_t *id, uint64_t sealed, struct log_census *census,
                struct error *error);
 
+/* True when the tokens of a segment that no meta names are elsewhere: in the log it was made from, or in another
+ * segment. Anything else may be all that is left of them, and stays. */
+bool segment_is_leftover(const struct io *io, const char *dir, const char *path);
+
 /* --- recovery.c, rebuild.c ------------------------------------------------------------------------------------------- */
 
 /* Opens the catalog, made again from the files if it is damaged or out of date, and clears away what a crash left. */

@@ -110,3 +110,25 @@ int log_census(const struct io *io, const char *dir, const uint8_t *id, uint64_t
   log_list_finish(&list);
   return result;
 }
+
+bool segment_is_leftover(const struct io *io, const char *dir, const char *path) {
+  struct segment *segment;
+  struct meta meta;
+  struct error ignored;
+  char other[PATH_BYTES];
+  if (segment_open(io, path, &segment, &ignored))
+    return false;
+  struct segment_header header = *segment_header(segment);
+  segment_unref(segment);
+  path_meta(other, dir, header.conversation);
+  if (meta_read(io, other, &meta, &ignored))
+    return false;
+  uint64_t sealed = 0;
+  for (uint32_t i = 0; i < meta.extent_count; i++)
+    sealed = meta.extents[i].first + meta.extents[i].count;
+  meta_finish(&meta);
+  if (sealed >= header.first + header.count)
+    return true;
+  path_log(other, dir, header.conversation, header.first);
+  return sealed <= header.first && io_exists(io, other);
+}

@@ -119,30 +119,6 @@ static int finish_deleted(void *context, const char *name, struct error *error) 
   return 0;
 }
 
-/* True when the tokens of a segment that no meta names are elsewhere: in the log it was made from, or in another
- * segment. Anything else may be all that is left of them, and stays. */
-static bool is_leftover(struct archive *archive, const char *path) {
-  struct segment *segment;
-  struct meta meta;
-  struct error ignored;
-  char other[PATH_BYTES];
-  if (segment_open(archive->io, path, &segment, &ignored))
-    return false;
-  struct segment_header header = *segment_header(segment);
-  segment_unref(segment);
-  path_meta(other, archive->dir, header.conversation);
-  if (meta_read(archive->io, other, &meta, &ignored))
-    return false;
-  uint64_t sealed = 0;
-  for (uint32_t i = 0; i < meta.extent_count; i++)
-    sealed = meta.extents[i].first + meta.extents[i].count;
-  meta_finish(&meta);
-  if (sealed >= header.first + header.count)
-    return true;
-  path_log(other, archive->dir, header.conversation, header.first);
-  return sealed <= header.first && io_exists(archive->io, other);
-}
-
 struct sweep {
   struct archive *archive;
   char directory[PATH_BYTES];
@@ -165,7 +141,7 @@ static int sweep_file(void *context, const char *name, struct error *error) {
     catalog_abort(txn);
     if (result <= 0)
       return result;
-    leftover = is_leftover(archive, path);
+    leftover = segment_is_leftover(archive->io, archive->dir, path);
     if (!leftover)
       archive_log(archive, "%s belongs to no conversation; it is kept", path);
   }

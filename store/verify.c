@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// Checking single files.
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "store/log.h"
+#include "store/verify_internal.h"
+
+/* Path as the user knows it: relative to the archive. */
+static const char *relative(const struct verify *v, const char *path) {
+  size_t size = v->dir ? strlen(v->dir) : 0;
+  return size && strncmp(path, v->dir, size) == 0 && path[size] == '/' ? path + size + 1 : path;
+}
+
+int verify_problem(struct verify *v, const char *path, const char *format, ...) {
+  char what[ERROR_TEXT_BYTES + 128];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(what, sizeof what, format, args);
+  va_end(args);
+  v->report->bad++;
+  return v->tell ? v->tell(v->context, relative(v, path), what, v->report) : 0;
+}
+
+int verify_progress(struct verify *v, const char *path) {
+  return v->tell ? v->tell(v->context, relative(v, path), NULL, v->report) : 0;
+}
+
+int verify_failure(struct verify *v, const char *path, const struct error *reason, struct error *error) {
+  if (reason->code == ERR_MEMORY)
+    return error_set(error, ERR_MEMORY, "%s", reason->text);
+  if (v->dir && !io_exists(v->io, path))
+    return 0;
+  return verify_problem(v, path, "%s", reason->text);
+}
+
+/* --- segments -------------------------------------------------------------------------------------------------------- */
+
+static int check_pages(struct verify *v, const struct segment *segment, bool *sound) {
+  const struct segment_header *header = segment_header(segment);
+  int result = 0;
+  *sound = true;
+  for (uint32_t page = header->table_pages + 1; page < header->pages && !result; page++) {
+    struct error reason;
+    if (segment_check_page(segment, page, &reason)) {
+      *sound = false;
+      result = verify_problem(v, segment_path(segment), "%s", reason.text);
+    }
+    v->report->bytes_done += SEGMENT_PAGE_BYTES;
+    if (!result && page % 1024 == 0)
+      result = verify_progress(v, segment_path(segment));
+  }
+  return result;
+}
+
+/* Records whose pages are as they were written may still have been bad when they were. */
+static int check_block(struct verify *v, const struct segment *segment, uint32_t layer, uint32_t head) {
+  struct record_columns columns;
+  uint32_t bad = 0;
+  uint64_t first_bad = 0;
+  segment_columns(segment, layer, head, &columns);
+  for (uint32_t i = 0; i < columns.count; i++) {
+    uint8_t record[RECORD_BYTES];
+    record_gather(&columns, i, record);
+    if (!record_check(record, layer, head, columns.first + i) && bad++ == 0)
+      first_bad = columns.first + i;
+  }
+  v->report->records += columns.count;
+  if (!bad)
+    return 0;
+  return verify_problem(v, segment_path(segment), "layer %u, head %u: %u records fail their CRC, the first is token %llu",
+                        layer, head, bad, (unsigned long long)first_bad);
+}
+
+int verify_segment(struct verify *v, const char *path, struct error *error) {
+  struct segment *segment;
+  struct error reason;
+  bool sound;
+  if (segment_open(v->io, path, &segment, &reason))
+    return verify_failure(v, path, &reason, error);
+  const struct segment_header *header = segment_header(segment);
+  v->report->segments++;
+  v->report->bytes_done += (uint64_t)(header->table_pages + 1) * SEGMENT_PAGE_BYTES;
+  int result = check_pages(v, segment, &sound);
+  for (uint32_t layer = 0; layer < header->layers && sound && !result; layer++)
+    for (uint32_t head = 0; head < header->kv_heads && !result; head++)
+      result = check_block(v, segment, layer, head);
+  segment_unref(segment);
+  return result;
+}
+
+/* --- logs ------------------------------------------------------------------------------------------------------------ */
+
+static int check_frame(struct verify *v, const char *path, const struct log_frame *frame) {
+  uint32_t blocks = frame->layers * frame->kv_heads, bad = 0;
+  uint64_t first_bad = 0;
+  for (uint32_t i = 0; i < frame->count; i++)
+    for (uint32_t block = 0; block < blocks; block++) {
+      const uint8_t *record = frame->records + ((size_t)i * blocks + block) * RECORD_BYTES;
+      if (!record_check(record, block / frame->kv_heads, block % frame->kv_heads, frame->first + i) && bad++ == 0)
+        first_bad = frame->first + i;
+    }
+  v->report->records += (uint64_t)frame->count * blocks;
+  v->report->bytes_done += frame->size;
+  if (!bad)
+    return verify_progress(v, path);
+  return verify_problem(v, path, "frame at byte %llu: %u records fail their CRC, the first is of token %llu",
+                        (unsigned long long)frame->offset, bad, (unsigned long long)first_bad);
+}
+
+int verify_log(struct verify *v, const char *path, bool last, uint64_t *tokens, struct error *error) {
+  struct log_reader *reader;
+  struct log_frame frame;
+  struct error reason;
+  bool torn;
+  *tokens = 0;
+  int result = log_reader_open(v->io, path, &reader, &torn, &reason);
+  if (result)
+    return torn && last ? 0 : verify_failure(v, path, &reason, error);
+  v->report->logs++;
+  v->report->bytes_done += LOG_HEADER_BYTES;
+  while ((result = log_reader_next(reader, &frame, &reason)) == LOG_FRAME) {
+    *tokens += frame.count;
+    result = check_frame(v, path, &frame);
+    if (result)
+      break;
+  }
+  uint64_t offset = log_reader_offset(reader);
+  log_reader_close(reader);
+  if (result < 0)
+    return verify_failure(v, path, &reason, error);
+  if (result == LOG_TORN && !last)
+    return verify_problem(v, path, "ends in the middle of a frame, at byte %llu, although another log follows",
+                          (unsigned long long)offset);
+  return result == LOG_END || result == LOG_TORN ? 0 : result;
+}
+
+/* --- models and metas -------------------------------------------------------------------------------------------------- */
+
+int verify_model(struct verify *v, const char *path, struct error *error) {
+  struct model_file file;
+  struct error reason;
+  if (model_read(v->io, path, &file, &reason))
+    return verify_failure(v, path, &reason, error);
+  v->report->models++;
+  v->report->bytes_done += file.file.size;
+  model_file_finish(&file);
+  return verify_progress(v, path);
+}
+
+static int verify_meta(struct verify *v, const char *path, struct error *error) {
+  struct meta meta;
+  struct error reason;
+  if (meta_read(v->io, path, &meta, &reason))
+    return verify_failure(v, path, &reason, error);
+  v->report->metas++;
+  v->report->bytes_done += meta.file.size;
+  meta_finish(&meta);
+  return verify_progress(v, path);
+}
+
+int verify_file(const struct io *io, const char *path, struct verify_report *report, verify_fn *tell, void *context,
+                struct error *error) {
+  struct verify v = {.io = io ? io : &io_system, .report = report, .tell = tell, .context = context};
+  char magic[8] = "";
+  uint64_t tokens;
+  *report = (struct verify_report){.files_total = 1};
+  int fd = io_open(v.io, path, O_RDONLY, error);
+  if (fd < 0)
+    return fd;
+  ssize_t got = v.io->pread(fd, magic, sizeof magic, 0);
+  int result = got < 0 ? error_set_errno(error, errno, "cannot read %s", path) : 0;
+  v.io->close(fd);
+  if (result)
+    return result;
+  if (memcmp(magic, SEGMENT_MAGIC, sizeof magic) == 0)
+    result = verify_segment(&v, path, error);
+  else if (memcmp(magic, LOG_MAGIC, sizeof magic) == 0)
+    result = verify_log(&v, path, true, &tokens, error);
+  else if (memcmp(magic, META_MAGIC, sizeof magic) == 0)
+    result = verify_meta(&v, path, error);
+  else if (memcmp(magic, MODEL_MAGIC, sizeof magic) == 0)
+    result = verify_model(&v, path, error);
+  else
+    result = verify_problem(&v, path, "is no segment, log, meta or model file, or its beginning was overwritten");
+  report->files_done = 1;
+  return result;
+}

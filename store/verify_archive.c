@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// Checking a whole archive, whether a daemon works on it or not. What a daemon changes between two looks is looked at
+// again before it is called a problem.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "store/verify_internal.h"
+
+enum { LOOKS_MAX = 4 };
+
+/* Makes room for one more element of an array in struct found. */
+static int grow(void *array, size_t count, size_t *room, size_t size, struct error *error) {
+  void *old;
+  if (count < *room)
+    return 0;
+  memcpy(&old, array, sizeof old);
+  size_t more = *room ? 2 * *room : 64;
+  void *grown = realloc(old, more * size);
+  if (!grown)
+    return error_set(error, ERR_MEMORY, "out of memory while checking an archive");
+  memcpy(array, &grown, sizeof grown);
+  *room = more;
+  return 0;
+}
+
+/* Calls `visit` for each name in DIR/<name>; a directory that is not there is empty. */
+static int each_in(struct verify *v, const char *name, io_visit_fn *visit, void *context, struct error *error) {
+  char path[PATH_BYTES];
+  path_join(path, v->dir, name);
+  return io_exists(v->io, path) ? io_list_directory(v->io, path, visit, context, error) : 0;
+}
+
+/* --- first walk ------------------------------------------------------------------------------------------------------ */
+
+static int count_model(void *context, const char *name, struct error *error) {
+  struct verify *v = context;
+  uint8_t id[LIMIT_ID_BYTES];
+  (void)error;
+  v->report->files_total += path_id_parse(name, id);
+  return 0;
+}
+
+static int count_conversation(void *context, const char *name, struct error *error) {
+  struct verify *v = context;
+  char path[PATH_BYTES];
+  uint8_t id[LIMIT_ID_BYTES];
+  struct log_list logs;
+  (void)error;
+  if (!path_id_parse(name, id))
+    return 0;
+  path_conversation(path, v->dir, id);
+  if (log_list_read(v->io, path, &logs, NULL) == 0) {
+    v->report->files_total += 1 + logs.count;
+    log_list_finish(&logs);
+  }
+  return 0;
+}
+
+static int count_segment(void *context, const char *name, struct error *error) {
+  struct verify *v = context;
+  uint8_t id[LIMIT_ID_BYTES];
+  (void)error;
+  v->report->files_total += path_segment_parse(name, id);
+  return 0;
+}
+
+static int count_segments(void *context, const char *name, struct error *error) {
+  char path[PATH_BYTES];
+  snprintf(path, sizeof path, "segments/%.2s", name);
+  return strlen(name) == 2 ? each_in(context, path, count_segment, context, error) : 0;
+}
+
+static int count_files(struct verify *v, struct error *error) {
+  int result = each_in(v, "models", count_model, v, error);
+  if (!result)
+    result = each_in(v, "conversations", count_conversation, v, error);
+  if (!result)
+    result = each_in(v, "segments", count_segments, v, error);
+  v->report->files_total++; /* the catalog */
+  return result ? result : verify_progress(v, v->dir);
+}
+
+/* --- models ---------------------------------------------------------------------------------------------------------- */
+
+static int check_model(void *context, const char *name, struct error *error) {
+  struct verify *v = context;
+  struct found *found = v->found;
+  char path[PATH_BYTES];
+  uint8_t id[LIMIT_ID_BYTES];
+  if (!path_id_parse(name, id))
+    return 0;
+  int result = grow(&found->models, found->model_count, &found->model_room, sizeof found->models[0], error);
+  if (result)
+    return result;
+  memcpy(found->models[found->model_count++].id, id, sizeof id);
+  path_model(path, v->dir, id);
+  result = verify_model(v, path, error);
+  v->report->files_done++;
+  return result;
+}
+
+/* --- conversations --------------------------------------------------------------------------------------------------- */
+
+/* One look at how a conversation's files fit together. */
+struct look {
+  struct meta meta;
+  struct log_list logs;
+  uint64_t sealed;
+  uint32_t log_from; /* logs before this one are sealed already */
+  bool gone;         /* the conversation was deleted meanwhile */
+};
+
+static void look_finish(struct look *look) {
+  meta_finish(&look->meta);
+  log_list_finish(&look->logs);
+}
+
+/* Compares one extent with the header of its segment. */
+static int check_extent(struct verify *v, const struct meta *meta, uint32_t at, struct error *reason) {
+  const struct msg_extent *extent = &meta->extents[at];
+  const struct msg_geometry *g = &meta->message.geometry;
+  struct segment *segment;
+  char path[PATH_BYTES];
+  path_segment(path, v->dir, extent->id.data);
+  int result = segment_open(v->io, path, &segment, reason);
+  if (result)
+    return result;
+  const struct segment_header *h = segment_header(segment);
+  bool same = memcmp(h->id, extent->id.data, LIMIT_ID_BYTES) == 0 && h->layers == g->layers &&
+              h->kv_heads == g->kv_heads && h->head_dim == g->head_dim && h->first == extent->origin &&
+              extent->first + extent->count <= h->first + h->count && meta->message.model.size &&
+              memcmp(h->model, meta->message.model.data, LIMIT_ID_BYTES) == 0;
+  segment_unref(segment);
+  return same ? 0 : error_set(reason, ERR_CORRUPT, "%s is not what extent %u says", path, at);
+}
+
+/* Reads meta, log names and segment headers. Negative with a reason when they do not fit together. */
+static int look_at(struct verify *v, const uint8_t *id, struct look *look, struct error *reason) {
+  char path[PATH_BYTES];
+  *look = (struct look){0};
+  path_meta(path, v->dir, id);
+  int result = meta_read(v->io, path, &look->meta, reason);
+  if (result) {
+    path_conversation(path, v->dir, id);
+    look->gone = !io_exists(v->io, path);
+    return look->gone ? 0 : result;
+  }
+  if (memcmp(look->meta.message.id.data, id, LIMIT_ID_BYTES) != 0)
+    return error_set(reason, ERR_CORRUPT, "%s is the file of another conversation", path);
+  for (uint32_t i = 0; i < look->meta.extent_count; i++) {
+    look->sealed = look->meta.extents[i].first + look->meta.extents[i].count;
+    result = check_extent(v, &look->meta, i, reason);
+    if (result)
+      return result;
+  }
+  path_conversation(path, v->dir, id);
+  result = log_list_read(v->io, path, &look->logs, reason);
+  if (result)
+    return result;
+  while (look->log_from + 1 < look->logs.count && look->logs.first[look->log_from + 1] <= look->sealed)
+    look->log_from++;
+  if (look->logs.damaged[0])
+    return error_set(reason, ERR_CORRUPT, "%s was set aside because it is damaged", look->logs.damaged);
+  if (look->log_from < look->logs.count && look->logs.first[look->log_from] != look->sealed)
+    return error_set(reason, ERR_CORRUPT, "no log begins at token %llu, where the segments end",
+                     (unsigned long long)look->sealed);
+  return 0;
+}
+
+static int check_logs(struct verify *v, const uint8_t *id, const struct look *look, uint64_t *tokens,
+                      struct error *error) {
+  int result = 0;
+  for (uint32_t i = 0; i < look->logs.count && !result; i++) {
+    bool last = i + 1 == look->logs.count;
+    uint64_t count, first = look->logs.first[i], bad = v->report->bad;
+    char path[PATH_BYTES];
+    path_log(path, v->dir, id, first);
+    if (i >= look->log_from) {
+      result = verify_log(v, path, last, &count, error);
+      *tokens += count;
+      if (!result && !last && bad == v->report->bad && count != look->logs.first[i + 1] - first &&
+          io_exists(v->io, path))
+        result = verify_problem(v, path, "holds %llu tokens although the next log begins at token %llu",
+                                (unsigned long long)count, (unsigned long long)look->logs.first[i + 1]);
+    }
+    v->report->files_done++;
+  }
+  return result;
+}
+
+static int keep_conversation(struct found *found, const struct meta *meta, uint64_t tokens, struct error *error) {
+  int result = grow(&found->conversations, found->conversation_count, &found->conversation_room,
+                    sizeof found->conversations[0], error);
+  if (result)
+    return result;
+  struct found_conversation *c = &found->conversations[found->conversation_count++];
+  *c = (struct found_conversation){.uid = (uint32_t)meta->message.uid, .tokens = tokens};
+  memcpy(c->id, meta->message.id.data, LIMIT_ID_BYTES);
+  memcpy(c->name, meta->message.name.data, meta->message.name.size);
+  for (uint32_t i = 0; i < meta->extent_count; i++) {
+    result = grow(&found->extents, found->extent_count, &found->extent_room, sizeof found->extents[0], error);
+    if (result)
+      return result;
+    memcpy(found->extents[found->extent_count++].segment, meta->extents[i].id.data, LIMIT_ID_BYTES);
+  }
+  return 0;
+}
+
+static int check_conversation(void *context, const char *name, struct error *error) {
+  struct verify *v = context;
+  struct look look;
+  struct error reason;
+  char path[PATH_BYTES];
+  uint8_t id[LIMIT_ID_BYTES];
+  if (!path_id_parse(name, id))
+    return 0;
+  int result = look_at(v, id, &look, &reason);
+  for (int i = 1; result && i < LOOKS_MAX; i++) {
+    look_finish(&look);
+    result = look_at(v, id, &look, &reason);
+  }
+  uint64_t tokens = look.sealed;
+  path_meta(path, v->dir, id);
+  v->report->files_done++;
+  if (!result && !look.gone) {
+    v->report->metas++;
+    v->report->bytes_done += look.meta.file.size;
+    result = check_logs(v, id, &look, &tokens, error);
+  } else if (result) {
+    v->found->bad_meta = true;
+    result = verify_failure(v, path, &reason, error);
+  }
+  if (!result && look.meta.message.id.size)
+    result = keep_conversation(v->found, &look.meta, tokens, error);
+  look_finish(&look);
+  return result;
+}
+
+/* --- segments -------------------------------------------------------------------------------------------------------- */
+
+static int compare_extents(const void *a, const void *b) { return memcmp(a, b, LIMIT_ID_BYTES); }
+
+static int check_segment(void *context, const char *name, struct error *error) {
+  struct verify *v = context;
+  const struct found *found = v->found;
+  uint8_t id[LIMIT_ID_BYTES];
+  char path[PATH_BYTES];
+  if (!path_segment_parse(name, id))
+    return 0;
+  path_segment(path, v->dir, id);
+  int result = verify_segment(v, path, error);
+  v->report->files_done++;
+  if (result || found->bad_meta ||
+      (found->extent_count &&
+       bsearch(id, found->extents, found->extent_count, sizeof found->extents[0], compare_extents)))
+    return result;
+  if (!io_exists(v->io, path) || segment_is_leftover(v->io, v->dir, path))
+    return 0; /* being sealed now, or the next start removes it */
+  return verify_problem(v, path, "belongs to no conversation");
+}
+
+static int check_segments(void *context, const char *name, struct error *error) {
+  char path[PATH_BYTES];
+  snprintf(path, sizeof path, "segments/%.2s", name);
+  return strlen(name) == 2 ? each_in(context, path, check_segment, context, error) : 0;
+}
+
+static int check_all(struct verify *v, struct error *error) {
+  struct found *found = v->found;
+  int result = count_files(v, error);
+  if (!result)
+    result = each_in(v, "models", check_model, v, error);
+  if (!result)
+    result = each_in(v, "conversations", check_conversation, v, error);
+  if (found->extent_count)
+    qsort(found->extents, found->extent_count, sizeof found->extents[0], compare_extents);
+  if (!result)
+    result = each_in(v, "segments", check_segments, v, error);
+  if (!result)
+    result = verify_catalog(v, error);
+  v->report->files_done++;
+  return result ? result : verify_progress(v, v->dir);
+}
+
+int verify_archive(const struct io *io, const char *dir, struct verify_report *report, verify_fn *tell, void *context,
+                   struct error *error) {
+  struct found found = {0};
+  char path[PATH_BYTES];
+  struct verify v = {.io = io ? io : &io_system,
+                     .dir = dir,
+                     .report = report,
+                     .tell = tell,
+                     .context = context,
+                     .found = &found};
+  *report = (struct verify_report){0};
+  if (strlen(dir) > PATH_ARCHIVE_BYTES_MAX)
+    return error_set(error, ERR_BAD_PARAMS, "the archive's path has more than %u bytes", PATH_ARCHIVE_BYTES_MAX);
+  path_join(path, dir, "conversations");
+  if (!io_exists(v.io, path))
+    return error_set(error, ERR_BAD_PARAMS, "%s is no archive: there is no directory 'conversations' in it", dir);
+  int result = check_all(&v, error);
+  free(found.models);
+  free(found.conversations);
+  free(found.extents);
+  return result;
+}
