@@ -10,7 +10,7 @@ void committer_append(struct job *job, void *worker) {
   int result = conversation_loaded(conversation) ? 0 : conversation_load(conversation, &request->error);
   if (!result)
     result = conversation_append(conversation, &request->params.append, &request->wrote, &request->error);
-  request_result(request, result);
+  request->appended = request_result(request, result) == 0;
   job_return(&request->server->returns, &request->applied);
 }
 

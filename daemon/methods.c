@@ -351,7 +351,7 @@ static void method_close(struct request *request) {
 
 static void done_applied(struct job *job) {
   struct request *request = (struct request *)(void *)((char *)job - offsetof(struct request, applied));
-  if (!request->error.code) {
+  if (request->appended) {
     request->session->loaded = true;
     request->session->dirty |= request->wrote;
     session_seal(request->session);

@@ -45,7 +45,7 @@ struct request {
   struct conversation *opened; /* by conversation.open, until a session has it */
   struct msg_open_ok open_ok;
   uint32_t ahead[LIMIT_AHEAD_MAX], ahead_count;
-  bool wrote;
+  bool appended, wrote; /* by the committer before `applied` comes back; `error` and `reply` stay its own until `job` does */
 
   struct error error; /* code 0: the answer is in `reply` */
   msgpack_sbuffer reply;
