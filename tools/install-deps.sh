@@ -49,6 +49,7 @@ look() {
   want_library liburing liburing-dev
   want_library cmocka libcmocka-dev
   want_command clang-tidy clang-tidy
+  want_command strace strace
   want_python msgpack python3-msgpack
   want_python numpy python3-numpy
 }

@@ -88,9 +88,10 @@ static void make_conversation(struct archive *archive, const struct codec *codec
                                   .geometry = geometry(), .model = model, .create = 1, .write = 1};
   check(conversation_open(archive, (uint32_t)geteuid(), &wanted, &conversation, &created, &error), &error);
   check(conversation_load(conversation, &error), &error);
-  for (uint64_t first = 0; first < tokens; first += FRAME)
+  for (uint64_t first = 0; first < tokens; first += FRAME) {
     append(conversation, codec, first, tokens - first < FRAME ? (uint32_t)(tokens - first) : FRAME);
-  check(conversation_sync(conversation, &error), &error);
+    check(conversation_sync(conversation, &error), &error); /* each frame tells what was synced before it */
+  }
   while (conversation_wants_seal(conversation))
     check(conversation_seal(conversation, &error), &error);
   conversation_release(conversation);

@@ -8,7 +8,8 @@
 #include "tools/coldkv/report.h"
 #include "tools/coldkv/source.h"
 
-static void report_conversation(struct report *report, const struct msg_conversation *c) {
+/* Files do not tell what is synced, nor who has a conversation open. */
+static void report_conversation(struct report *report, const struct msg_conversation *c, bool from_daemon) {
   report_span(report, "name", c->name);
   report_hex(report, "id", c->id.data, c->id.size);
   if (c->model.size)
@@ -21,12 +22,14 @@ static void report_conversation(struct report *report, const struct msg_conversa
     report_none(report, "model_name");
   report_u64(report, "uid", c->uid);
   report_u64(report, "tokens", c->tokens);
-  report_u64(report, "durable", c->durable);
+  if (from_daemon)
+    report_u64(report, "durable", c->durable);
   report_u64(report, "ahead", c->ahead);
   report_size(report, "size", c->bytes);
   report_time(report, "created", c->created_s);
   report_time(report, "last_use", c->used_s);
-  report_bool(report, "open", c->open != 0);
+  if (from_daemon)
+    report_bool(report, "open", c->open != 0);
 }
 
 static void report_extent(struct report *report, const struct msg_extent *extent) {
@@ -54,7 +57,7 @@ static int info_daemon(struct rpc_connection *connection, const char *name, stru
   int result = rpc_call(connection, METHOD_INFO, &params, &conversation, error);
   if (result)
     return result;
-  report_conversation(report, &conversation);
+  report_conversation(report, &conversation, true);
   report_table(report, "extents");
   for (uint32_t i = 0; i < conversation.extents.count && !result; i++) {
     struct msg_extent extent;
@@ -75,7 +78,7 @@ static int info_files(const char *dir, const char *name, struct report *report, 
   if (result)
     return result;
   offline_describe(&offline, &conversation);
-  report_conversation(report, &conversation);
+  report_conversation(report, &conversation, false);
   report_table(report, "extents");
   for (uint32_t i = 0; i < offline.meta.extent_count; i++)
     report_extent(report, &offline.meta.extents[i]);

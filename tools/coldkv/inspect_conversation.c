@@ -61,8 +61,6 @@ static void report_file(struct report *report, const char *kind, uint64_t first,
 static int inspect_files(const struct offline *o, struct report *report, struct error *error) {
   char path[PATH_BYTES];
   report_head(report, o);
-  if (!report->as_json)
-    putchar('\n');
   report_table(report, "files");
   for (uint32_t i = 0; i < o->meta.extent_count; i++) {
     const struct msg_extent *extent = &o->meta.extents[i];

@@ -130,7 +130,7 @@ int report_ids(struct report *report, const struct options *options, const struc
     return error_set(error, ERR_MEMORY, "out of memory for the text");
   if (report->as_json) {
     report_u64(report, "first", range->first);
-    json_array(&report->json, "ids");
+    json_flat_array(&report->json, "ids");
     for (uint64_t i = 0; i < range->size; i++)
       json_u64(&report->json, NULL, range->ids[i]);
     json_close(&report->json);

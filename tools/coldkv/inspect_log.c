@@ -21,8 +21,6 @@ static void report_header(struct report *report, const struct log_reader *reader
   report_u64(report, "first", h->first);
   report_time(report, "created", h->created_s);
   report_size(report, "size", log_reader_size(reader));
-  if (!report->as_json)
-    putchar('\n');
 }
 
 /* Scales and CRCs of one frame's records. */
@@ -76,8 +74,6 @@ static int inspect_frames(const char *path, struct report *report, struct error 
   }
   report_header(report, reader, path);
   result = report_frames(report, reader, path, &tokens, error);
-  if (!report->as_json && tokens)
-    putchar('\n');
   report_u64(report, "tokens", tokens);
   report_u64(report, "good_bytes", log_reader_offset(reader));
   report_text(report, "end", result == LOG_END    ? "whole"

@@ -38,8 +38,6 @@ int inspect_meta(const char *path, struct report *report, struct error *error) {
   report_geometry(report, &m->geometry);
   report_rope_freqs(report, &m->geometry);
   report_time(report, "created", m->created_s);
-  if (!report->as_json && meta.extent_count)
-    putchar('\n');
   report_table(report, "extents");
   for (uint32_t i = 0; i < meta.extent_count; i++) {
     const struct msg_extent *extent = &meta.extents[i];
@@ -65,8 +63,6 @@ static double mean_norm(const uint8_t *mean, uint64_t head_dim) {
 
 static void report_means(struct report *report, const struct msg_model *m) {
   const struct msg_geometry *g = &m->geometry;
-  if (!report->as_json)
-    putchar('\n');
   report_table(report, "means");
   for (uint64_t layer = 0; layer < g->layers; layer++)
     for (uint64_t head = 0; head < g->kv_heads; head++) {

@@ -115,8 +115,6 @@ static void report_figures(struct report *report, const struct figures *figures,
 
 static void report_layers(struct report *report, const struct segment *segment, struct error *error) {
   const struct segment_header *h = segment_header(segment);
-  if (!report->as_json)
-    putchar('\n');
   report_table(report, "layer_statistics");
   for (uint32_t layer = 0; layer < h->layers; layer++) {
     struct figures figures = {0};
@@ -134,8 +132,6 @@ static int report_blocks(struct report *report, const struct segment *segment, u
   if (layer >= h->layers)
     return error_set(error, ERR_RANGE, "%s has no layer %u: it has 0 to %u", segment_path(segment), layer,
                      h->layers - 1);
-  if (!report->as_json)
-    putchar('\n');
   report_table(report, "blocks");
   for (uint32_t head = 0; head < h->kv_heads; head++) {
     struct figures figures = {0};
@@ -172,8 +168,6 @@ int inspect_segment(const struct options *options, const char *path, struct repo
   if (result)
     return result;
   report_header(report, segment_header(segment), path);
-  if (!report->as_json)
-    putchar('\n');
   report_regions(report, segment, error);
   if (options->layer_given)
     report_blocks(report, segment, options->layer, error);

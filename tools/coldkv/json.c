@@ -32,9 +32,8 @@ static void write_string(struct json *json, const char *text, size_t size) {
   fputc('"', json->out);
 }
 
-static void break_line(struct json *json) {
-  if (json->depth <= BROKEN_LEVELS)
-    fprintf(json->out, "\n%*s", (int)(2 * json->depth), "");
+static bool on_one_line(const struct json *json) {
+  return json->depth > BROKEN_LEVELS || json->flat[json->depth - 1];
 }
 
 /* What stands before a value: comma, line, key. */
@@ -42,9 +41,10 @@ static void before_value(struct json *json, const char *key) {
   if (json->depth) {
     bool *filled = &json->filled[json->depth - 1];
     if (*filled)
-      fputs(json->depth <= BROKEN_LEVELS ? "," : ", ", json->out);
+      fputs(on_one_line(json) ? ", " : ",", json->out);
     *filled = true;
-    break_line(json);
+    if (!on_one_line(json))
+      fprintf(json->out, "\n%*s", (int)(2 * json->depth), "");
   }
   if (key) {
     write_string(json, key, strlen(key));
@@ -52,22 +52,23 @@ static void before_value(struct json *json, const char *key) {
   }
 }
 
-static void json_open(struct json *json, const char *key, const char *brackets) {
+static void json_open(struct json *json, const char *key, const char *brackets, bool flat) {
   assert(json->depth < JSON_DEPTH_MAX);
   before_value(json, key);
   fputc(brackets[0], json->out);
   json->closing[json->depth] = brackets[1];
+  json->flat[json->depth] = flat;
   json->filled[json->depth++] = false;
 }
 
-void json_object(struct json *json, const char *key) { json_open(json, key, "{}"); }
-void json_array(struct json *json, const char *key) { json_open(json, key, "[]"); }
+void json_object(struct json *json, const char *key) { json_open(json, key, "{}", false); }
+void json_array(struct json *json, const char *key) { json_open(json, key, "[]", false); }
+void json_flat_array(struct json *json, const char *key) { json_open(json, key, "[]", true); }
 
 void json_close(struct json *json) {
   assert(json->depth > 0);
   char closing = json->closing[json->depth - 1];
-  bool filled = json->filled[json->depth - 1];
-  if (filled && json->depth <= BROKEN_LEVELS)
+  if (json->filled[json->depth - 1] && !on_one_line(json))
     fprintf(json->out, "\n%*s", (int)(2 * (json->depth - 1)), "");
   json->depth--;
   fputc(closing, json->out);

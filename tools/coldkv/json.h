@@ -18,6 +18,7 @@ struct json {
   unsigned depth;
   char closing[JSON_DEPTH_MAX]; /* '}' or ']' by level */
   bool filled[JSON_DEPTH_MAX];  /* something stands in that level already */
+  bool flat[JSON_DEPTH_MAX];    /* its members stand on one line */
 };
 
 void json_begin(struct json *json, FILE *out);
@@ -25,6 +26,7 @@ void json_begin(struct json *json, FILE *out);
 /* Each writes one value; `key` is its name inside an object, NULL inside an array and for the outermost value. */
 void json_object(struct json *json, const char *key);
 void json_array(struct json *json, const char *key);
+void json_flat_array(struct json *json, const char *key); /* on one line: for long lists of numbers */
 void json_close(struct json *json); /* the innermost object or array */
 void json_text(struct json *json, const char *key, const char *text, size_t size);
 void json_u64(struct json *json, const char *key, uint64_t value);

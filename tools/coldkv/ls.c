@@ -12,7 +12,8 @@
 /* One line of the list, kept until all are there to be sorted. */
 struct line {
   char name[LIMIT_NAME_BYTES_MAX + 1], model_name[LIMIT_NAME_BYTES_MAX + 1];
-  uint8_t id[LIMIT_ID_BYTES];
+  uint8_t id[LIMIT_ID_BYTES], model[LIMIT_ID_BYTES];
+  bool model_known;
   uint64_t tokens, durable, ahead, bytes, created_s, used_s;
   bool open;
 };
@@ -44,6 +45,9 @@ static int add_line(struct lines *lines, const struct msg_conversation *c, struc
   copy_text(line->name, c->name);
   copy_text(line->model_name, c->model_name);
   memcpy(line->id, c->id.data, sizeof line->id);
+  line->model_known = c->model.size == sizeof line->model;
+  if (line->model_known)
+    memcpy(line->model, c->model.data, sizeof line->model);
   return 0;
 }
 
@@ -94,23 +98,36 @@ static int by_name(const void *a, const void *b) {
   return strcmp(((const struct line *)a)->name, ((const struct line *)b)->name);
 }
 
-static void report_lines(struct report *report, const struct lines *lines) {
+/* What only JSON tells; files do not tell what is synced, nor who has a conversation open. */
+static void report_more(struct report *report, const struct line *line, bool from_daemon) {
+  report_hex(report, "id", line->id, sizeof line->id);
+  if (line->model_known)
+    report_hex(report, "model_id", line->model, sizeof line->model);
+  else
+    report_none(report, "model_id");
+  report_u64(report, "ahead", line->ahead);
+  report_u64(report, "created", line->created_s);
+  if (from_daemon) {
+    report_u64(report, "durable", line->durable);
+    report_bool(report, "open", line->open);
+  }
+}
+
+static void report_lines(struct report *report, const struct lines *lines, bool from_daemon) {
   report_table(report, "conversations");
   for (size_t i = 0; i < lines->count; i++) {
     const struct line *line = &lines->line[i];
     report_row(report);
     report_text(report, "name", line->name);
-    report_text(report, "model", line->model_name[0] || report->as_json ? line->model_name : "-");
+    if (line->model_name[0])
+      report_text(report, "model", line->model_name);
+    else
+      report_none(report, "model");
     report_u64(report, "tokens", line->tokens);
     report_size(report, "size", line->bytes);
     report_age(report, "last_use", line->used_s);
-    if (report->as_json) {
-      report_hex(report, "id", line->id, sizeof line->id);
-      report_u64(report, "durable", line->durable);
-      report_u64(report, "ahead", line->ahead);
-      report_u64(report, "created", line->created_s);
-      report_bool(report, "open", line->open);
-    }
+    if (report->as_json)
+      report_more(report, line, from_daemon);
   }
   report_table_end(report);
 }
@@ -131,7 +148,7 @@ int command_ls(const struct options *options) {
   if (!result) {
     if (lines.count)
       qsort(lines.line, lines.count, sizeof lines.line[0], by_name);
-    report_lines(&report, &lines);
+    report_lines(&report, &lines, connection != NULL);
     if (!lines.count && !options->json)
       fputs("no conversations\n", stderr);
     if (lines.problem.code)

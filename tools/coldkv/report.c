@@ -78,6 +78,9 @@ static void put(struct report *report, const char *key, const char *value, bool 
     return;
   }
   char *name = label(key, false);
+  if (report->after == AFTER_TABLE)
+    putchar('\n');
+  report->after = AFTER_LINE;
   printf("%-*s %s\n", LABEL_WIDTH, name ? name : key, text ? text : "");
   free(name);
   free(text);
@@ -206,7 +209,7 @@ void report_age(struct report *report, const char *key, uint64_t time_s) {
 
 void report_reals(struct report *report, const char *key, const float *values, uint32_t count, uint32_t shown) {
   if (report->as_json) {
-    json_array(&report->json, key);
+    json_flat_array(&report->json, key);
     for (uint32_t i = 0; i < count; i++)
       json_real(&report->json, NULL, (double)values[i]);
     json_close(&report->json);
@@ -242,6 +245,9 @@ void report_table_end(struct report *report) {
       json_close(&report->json);
     json_close(&report->json);
   } else if (report->rows && !report->out_of_memory) {
+    if (report->after != AFTER_NOTHING)
+      putchar('\n');
+    report->after = AFTER_TABLE;
     print_table(report);
   }
   table_clear(report);

@@ -18,9 +18,13 @@ struct report_cell {
   bool right; /* numbers are aligned on the right */
 };
 
+/* What stands above, in text: a table stands apart from what is around it. */
+enum report_after { AFTER_NOTHING, AFTER_LINE, AFTER_TABLE };
+
 struct report {
   bool as_json;
   struct json json;
+  enum report_after after;
   bool in_table;
   uint64_t now_s;
   /* a table of text under construction: rows of `columns` cells, the headings first */
