@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// The kernels of attend.h once more for every instruction set: included by attend.c with NAME(x) and TARGET defined.
+// Vectors of 8 floats become whatever the target has; sums are kept in independent lanes, because the compiler may not
+// reorder one.
+
+TARGET static void NAME(scores)(const float *const q[ATTEND_ROWS], const float *tile, uint32_t d,
+                                float *const scores[ATTEND_ROWS]) {
+  const float *q0 = q[0], *q1 = q[1], *q2 = q[2], *q3 = q[3];
+  for (uint32_t j = 0; j < ATTEND_TILE; j += 16) {
+    vec a0 = {0}, a1 = {0}, a2 = {0}, a3 = {0}, b0 = {0}, b1 = {0}, b2 = {0}, b3 = {0};
+    for (uint32_t c = 0; c < d; c++) {
+      vec a = LOAD(tile + (size_t)c * ATTEND_TILE + j), b = LOAD(tile + (size_t)c * ATTEND_TILE + j + 8);
+      a0 += q0[c] * a;
+      b0 += q0[c] * b;
+      a1 += q1[c] * a;
+      b1 += q1[c] * b;
+      a2 += q2[c] * a;
+      b2 += q2[c] * b;
+      a3 += q3[c] * a;
+      b3 += q3[c] * b;
+    }
+    STORE(scores[0] + j, a0);
+    STORE(scores[0] + j + 8, b0);
+    STORE(scores[1] + j, a1);
+    STORE(scores[1] + j + 8, b1);
+    STORE(scores[2] + j, a2);
+    STORE(scores[2] + j + 8, b2);
+    STORE(scores[3] + j, a3);
+    STORE(scores[3] + j + 8, b3);
+  }
+}
+
+TARGET static void NAME(accumulate)(const float *const p[ATTEND_ROWS], const float *values, uint32_t count, uint32_t d,
+                                    float *const out[ATTEND_ROWS]) {
+  const float *p0 = p[0], *p1 = p[1], *p2 = p[2], *p3 = p[3];
+  for (uint32_t c = 0; c < d; c += 16) {
+    uint32_t next = c + 8 < d ? c + 8 : c; /* d = 72: the last 8 twice, stored once */
+    vec a0 = LOAD(out[0] + c), a1 = LOAD(out[1] + c), a2 = LOAD(out[2] + c), a3 = LOAD(out[3] + c);
+    vec b0 = LOAD(out[0] + next), b1 = LOAD(out[1] + next), b2 = LOAD(out[2] + next), b3 = LOAD(out[3] + next);
+    for (uint32_t j = 0; j < count; j++) {
+      vec a = LOAD(values + (size_t)j * d + c), b = LOAD(values + (size_t)j * d + next);
+      a0 += p0[j] * a;
+      b0 += p0[j] * b;
+      a1 += p1[j] * a;
+      b1 += p1[j] * b;
+      a2 += p2[j] * a;
+      b2 += p2[j] * b;
+      a3 += p3[j] * a;
+      b3 += p3[j] * b;
+    }
+    STORE(out[0] + c, a0);
+    STORE(out[1] + c, a1);
+    STORE(out[2] + c, a2);
+    STORE(out[3] + c, a3);
+    STORE(out[0] + next, b0);
+    STORE(out[1] + next, b1);
+    STORE(out[2] + next, b2);
+    STORE(out[3] + next, b3);
+  }
+}
+
+TARGET static void NAME(dots)(const float *q, const float *keys, uint32_t count, uint32_t d, float *out) {
+  for (uint32_t j = 0; j < count; j++) {
+    const float *key = keys + (size_t)j * d;
+    vec sum = {0};
+    for (uint32_t c = 0; c < d; c += 8)
+      sum += LOAD(q + c) * LOAD(key + c);
+    out[j] = ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+  }
+}
+
+TARGET static void NAME(add)(float p, const float *v, uint32_t d, float *out) {
+  for (uint32_t c = 0; c < d; c += 8)
+    STORE(out + c, LOAD(out + c) + p * LOAD(v + c));
+}
+
+TARGET static float NAME(largest)(const float *s, uint32_t count, float least) {
+  vec top = least - (vec){0};
+  uint32_t j = 0;
+  for (; j + 8 <= count; j += 8) {
+    vec x = LOAD(s + j);
+    ivec more = x > top;
+    top = (vec)((more & (ivec)x) | (~more & (ivec)top));
+  }
+  float best = least;
+  for (; j < count; j++)
+    best = s[j] > best ? s[j] : best;
+  for (uint32_t i = 0; i < 8; i++)
+    best = top[i] > best ? top[i] : best;
+  return best;
+}
+
+/* exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln 2 / 2; the polynomial is Taylor's to the 6th power: error 2e-7.
+ * Below -87 the result is 1e-38 instead of a subnormal. */
+TARGET static float NAME(exponentials)(float *s, uint32_t count, float top) {
+  const float shift = 12582912.0f; /* 1.5 * 2^23: adding it leaves an integer in the low bits */
+  vec sum = {0};
+  float total = 0;
+  for (uint32_t j = 0; j < count; j += 8) {
+    vec x = {-88, -88, -88, -88, -88, -88, -88, -88};
+    uint32_t n = count - j < 8 ? count - j : 8;
+    if (n == 8)
+      x = LOAD(s + j) - top;
+    else
+      for (uint32_t i = 0; i < n; i++)
+        x[i] = s[j + i] - top;
+    ivec low = x < -87.0f;
+    x = (vec)((~low & (ivec)x) | (low & (ivec)(-87.0f - (vec){0})));
+    vec t = x * 1.44269504f + shift;
+    ivec power = ((ivec)t - (ivec)(shift - (vec){0}) + 127) << 23;
+    t -= shift;
+    vec r = x - t * 0.693145752f - t * 1.42860677e-6f;
+    vec e = 1.38888889e-3f * r + 8.33333333e-3f;
+    e = e * r + 4.16666667e-2f;
+    e = e * r + 1.66666667e-1f;
+    e = e * r + 0.5f;
+    e = e * r + 1.0f;
+    e = (e * r + 1.0f) * (vec)power;
+    if (n == 8) {
+      STORE(s + j, e);
+      sum += e;
+    } else {
+      for (uint32_t i = 0; i < n; i++) {
+        s[j + i] = e[i];
+        total += e[i];
+      }
+    }
+  }
+  return total + (((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7])));
+}
+
+static const struct attend_kernels NAME(kernels) = {
+    .name = KERNEL_NAME,
+    .scores = NAME(scores),
+    .accumulate = NAME(accumulate),
+    .dots = NAME(dots),
+    .add = NAME(add),
+    .largest = NAME(largest),
+    .exponentials = NAME(exponentials),
+};

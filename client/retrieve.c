@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// Retrieval as the client sees it: queries at their expected distance, one lookup per block and layer (several where the
+// answer would not fit a message), and the wait for it.
+#include "client/retrieve.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "client/clock.h"
+#include "client/conversation.h"
+#include "client/slots.h"
+#include "client/tuning.h"
+
+enum { HEAD_OVERHEAD_BYTES = 128 }; /* names and lengths of one kv head's map in an answer */
+
+/* One lookup under way: rows first .. first + rows - 1 of the block. */
+struct lookup {
+  struct coldkv_conv *conv;
+  struct slots_wanted wanted;
+  bool done;
+  struct error error; /* code 0 when it was answered well */
+};
+
+/* --- queries ----------------------------------------------------------------------------------------------------- */
+
+/* The query of one row and kv head: sum over the group, rotated to the mean expected distance, through the codec. */
+static int make_query(const struct coldkv_conv *conv, const float *expected, const float *q, float *out) {
+  const struct coldkv_model *model = conv->model;
+  uint32_t d = model->head_dim;
+  float sum[LIMIT_HEAD_DIM_MAX] = {0}, moved[LIMIT_HEAD_DIM_MAX];
+  for (uint32_t j = 0; j < model->group; j++)
+    for (uint32_t c = 0; c < d; c++)
+      sum[c] += q[(size_t)j * d + c];
+  rope_apply(&model->rope, expected, 1, 1, sum, moved);
+  codec_query(&conv->frozen->codec, moved, out);
+  for (uint32_t c = 0; c < RECORD_SIGNATURE_BITS; c++)
+    if (!isfinite(out[c]))
+      return -ERR_NOT_FINITE;
+  return 0;
+}
+
+/* f32 [rows][kv_heads][128] of the whole block, malloc'd. */
+static int make_queries(struct coldkv_conv *conv, const float *q, float **queries, struct error *error) {
+  struct coldkv_model *model = conv->model;
+  uint32_t rows = conv->block.count, heads = model->kv_heads;
+  const float *expected = model_expected(model, conv->block.first + rows);
+  *queries = malloc((size_t)rows * heads * RECORD_SIGNATURE_BITS * sizeof(float));
+  if (!*queries)
+    return error_set(error, ERR_MEMORY, "out of memory for the queries of a lookup");
+  for (uint32_t row = 0; row < rows; row++)
+    for (uint32_t head = 0; head < heads; head++) {
+      size_t place = (size_t)row * heads + head;
+      if (make_query(conv, expected, q + place * model->group * model->head_dim,
+                     *queries + place * RECORD_SIGNATURE_BITS)) {
+        free(*queries);
+        return error_set(error, ERR_NOT_FINITE, "the lookup query of row %u, kv head %u is not finite", row, head);
+      }
+    }
+  return 0;
+}
+
+/* --- waiting ----------------------------------------------------------------------------------------------------- */
+
+/* A daemon that was waited for in vain is not waited for again, for a time that doubles, or until it says something. */
+static bool quiet(const struct coldkv_conv *conv) {
+  return clock_ms() < conv->quiet_until_ms && conv->client->connection.heard_ms <= conv->quiet_since_ms;
+}
+
+static void be_quiet(struct coldkv_conv *conv) {
+  uint32_t next = conv->quiet_ms ? 2 * conv->quiet_ms : conv->client->timeout_ms;
+  conv->quiet_ms = next < QUIET_MS_MAX ? next : QUIET_MS_MAX;
+  conv->quiet_since_ms = clock_ms();
+  conv->quiet_until_ms = conv->quiet_since_ms + conv->quiet_ms;
+}
+
+/* Waits until the handed over tokens were sent, so that a lookup sent next sees them. False: no lookup this time. */
+static bool wait_to_send(struct coldkv_conv *conv, uint64_t deadline_ms) {
+  bool in_time = true;
+  client_turn(conv->client, 0);
+  while (!link_ready(conv) || !backlog_settled(&conv->backlog)) {
+    if (conv->client->connection.state == LINK_DOWN || conv->fatal.code || quiet(conv))
+      return false;
+    if (!in_time) {
+      be_quiet(conv);
+      return false;
+    }
+    in_time = client_turn_until(conv->client, deadline_ms);
+  }
+  return !quiet(conv);
+}
+
+static void lookup_replied(void *context, uint64_t tag, const msgpack_object *result, const struct error *error) {
+  (void)tag;
+  struct lookup *lookup = context;
+  lookup->done = true;
+  if (!result) {
+    lookup->error = *error;
+    if (error->code == ERR_NOT_OPEN)
+      link_lost(lookup->conv);
+    return;
+  }
+  int failed = slots_take(&lookup->conv->retrieved, &lookup->wanted, result, &lookup->error);
+  if (failed && failed != -ERR_MEMORY)
+    connection_distrust(&lookup->conv->client->connection, &lookup->error);
+}
+
+/* Sends one lookup and waits for its answer. */
+static int look_up(struct lookup *lookup, uint32_t layer, const float *queries, uint64_t deadline_ms) {
+  struct coldkv_conv *conv = lookup->conv;
+  struct connection *c = &conv->client->connection;
+  uint64_t query_bytes = (uint64_t)conv->model->kv_heads * RECORD_SIGNATURE_BITS * sizeof(float);
+  struct msg_lookup params = {
+      .conversation = conv->handle,
+      .layer = layer,
+      .rows = lookup->wanted.rows,
+      .queries = span_of((const uint8_t *)queries + lookup->wanted.row * query_bytes,
+                         lookup->wanted.rows * query_bytes),
+      .k = lookup->wanted.k,
+      .candidates = conv->candidates && conv->candidates < lookup->wanted.k ? lookup->wanted.k : conv->candidates,
+      .mode = conv->mode,
+      .from = lookup->wanted.from,
+      .before = lookup->wanted.before,
+  };
+  int result = connection_send(c, METHOD_LOOKUP, &params, lookup_replied, lookup, 0, &lookup->error);
+  if (result)
+    return result;
+  bool in_time = true;
+  while (!lookup->done && in_time)
+    in_time = client_turn_until(conv->client, deadline_ms);
+  if (!lookup->done) {
+    connection_forget(c, lookup_replied, lookup);
+    be_quiet(conv);
+    return -ERR_TIMEOUT;
+  }
+  return -lookup->error.code;
+}
+
+/* --- one block and layer ------------------------------------------------------------------------------------------- */
+
+/* Rows of one request, and slots per row: as many as make an answer that fits a message. */
+static uint32_t rows_per_lookup(const struct coldkv_conv *conv, uint32_t *k) {
+  const struct connection *c = &conv->client->connection;
+  uint64_t heads = conv->model->kv_heads;
+  uint64_t overhead = FRAME_OVERHEAD_BYTES + heads * HEAD_OVERHEAD_BYTES;
+  uint64_t budget = c->message_bytes_max > overhead ? c->message_bytes_max - overhead : 0;
+  uint64_t fit_k = budget / (heads * LOOKUP_BYTES_PER_RECORD);
+  if (c->k_max < fit_k)
+    fit_k = c->k_max;
+  if (fit_k < *k)
+    *k = (uint32_t)fit_k;
+  uint64_t row_bytes = heads * (*k * LOOKUP_BYTES_PER_RECORD + RECORD_SIGNATURE_BITS * sizeof(float));
+  uint64_t rows = budget / row_bytes;
+  if (rows > c->rows_max)
+    rows = c->rows_max;
+  return rows < conv->block.count ? (uint32_t)rows : conv->block.count;
+}
+
+/* All lookups of the block; any that fails makes the whole a miss. */
+static int look_up_all(struct coldkv_conv *conv, uint32_t layer, const float *queries) {
+  uint64_t deadline = clock_ms() + conv->client->timeout_ms;
+  if (!wait_to_send(conv, deadline))
+    return -ERR_UNREACHABLE;
+  uint32_t k = conv->k, rows = rows_per_lookup(conv, &k);
+  if (!k || !rows)
+    return -ERR_LIMIT;
+  for (uint32_t row = 0; row < conv->block.count; row += rows) {
+    uint32_t left = conv->block.count - row;
+    struct lookup lookup = {
+        .conv = conv,
+        .wanted = {.row = row, .rows = left < rows ? left : rows, .k = k, .from = COLDKV_SINKS,
+                   .before = conv->block.hot_start},
+    };
+    int result = look_up(&lookup, layer, queries, deadline);
+    if (result)
+      return result;
+  }
+  conv->quiet_ms = 0;
+  return 0;
+}
+
+int retrieve_run(struct coldkv_conv *conv, uint32_t layer, const float *q, struct error *error) {
+  struct retrieved *retrieved = &conv->retrieved;
+  int result = slots_clear(retrieved, conv->block.count, conv->k, error);
+  if (result || !conv->k || conv->block.hot_start <= COLDKV_SINKS)
+    return result;
+  conv->lookups++;
+  if (!conv->frozen) { /* then nothing is stored either */
+    conv->lookups_missed++;
+    return 0;
+  }
+  float *queries;
+  result = make_queries(conv, q, &queries, error);
+  if (result)
+    return result;
+  int missed = look_up_all(conv, layer, queries);
+  free(queries);
+  if (missed) {
+    conv->lookups_missed++;
+    return slots_clear(retrieved, conv->block.count, conv->k, error);
+  }
+  struct slots_place place = {.layer = layer, .head_dim = conv->model->head_dim, .frozen = conv->frozen};
+  uint64_t bad = 0;
+  result = slots_finish(retrieved, &place, &bad, error);
+  conv->bad_records += bad;
+  return result;
+}
