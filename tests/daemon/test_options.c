@@ -21,14 +21,17 @@ static void write_config(const void *text, size_t size) {
   assert_int_equal(fclose(file), 0);
 }
 
-static int read_arguments(struct options *options, struct error *error, char **argv) {
+static int read_arguments(struct options *options, struct error *error, const char *const *arguments) {
+  char *argv[16];
   int argc = 0;
-  while (argv[argc])
+  while (arguments[argc])
     argc++;
+  assert_true(argc < 16);
+  memcpy(argv, arguments, ((size_t)argc + 1) * sizeof *argv); /* getopt permutes its own array */
   *error = (struct error){0};
   return options_read(options, argc, argv, error);
 }
-#define READ(...) read_arguments(&options, &error, (char *[]){"coldkvd", __VA_ARGS__, NULL})
+#define READ(...) read_arguments(&options, &error, (const char *const[]){"coldkvd", __VA_ARGS__, NULL})
 
 static void test_command_line_wins_over_file(void **state) {
   (void)state;
