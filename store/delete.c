@@ -26,10 +26,12 @@ static int unlink_one(void *context, const char *name, struct error *error) {
   return 0;
 }
 
-/* Unlinks the segments of a deleted conversation that the catalog no longer knows. */
+/* Unlinks the segments of a deleted conversation that the catalog no longer knows, and makes that last before the meta
+ * that names them goes. */
 static int clear_segments(struct archive *archive, const struct meta *meta, struct error *error) {
   struct catalog_segment segment;
   char path[PATH_BYTES];
+  bool touched[256] = {false};
   for (uint32_t i = 0; i < meta->extent_count; i++) {
     MDB_txn *txn;
     int result = catalog_begin(&archive->catalog, false, &txn, error);
@@ -44,6 +46,14 @@ static int clear_segments(struct archive *archive, const struct meta *meta, stru
     path_segment(path, archive->dir, meta->extents[i].id.data);
     if (archive->io->unlink(path) && errno != ENOENT)
       return error_set_errno(error, errno, "cannot remove %s", path);
+    touched[meta->extents[i].id.data[0]] = true;
+  }
+  for (unsigned i = 0; i < 256; i++) {
+    const uint8_t id[LIMIT_ID_BYTES] = {(uint8_t)i};
+    path_segment_directory(path, archive->dir, id);
+    int result = touched[i] && io_exists(archive->io, path) ? archive_sync_directory(archive, path, error) : 0;
+    if (result)
+      return result;
   }
   return 0;
 }

@@ -154,8 +154,8 @@ struct log_census {
 int log_census(const struct io *io, const char *dir, const uint8_t *id, uint64_t sealed, struct log_census *census,
                struct error *error);
 
-/* True when the tokens of a segment that no meta names are elsewhere: in the log it was made from, or in another
- * segment. Anything else may be all that is left of them, and stays. */
+/* True when the tokens of a segment that no meta names are elsewhere, in the log it was made from or in another segment,
+ * or are being deleted. Anything else may be all that is left of them, and stays. */
 bool segment_is_leftover(const struct io *io, const char *dir, const char *path);
 
 /* --- recovery.c, rebuild.c ------------------------------------------------------------------------------------------- */

@@ -120,6 +120,9 @@ bool segment_is_leftover(const struct io *io, const char *dir, const char *path)
     return false;
   struct segment_header header = *segment_header(segment);
   segment_unref(segment);
+  path_deleted(other, dir, header.conversation);
+  if (io_exists(io, other))
+    return true; /* its conversation is being deleted */
   path_meta(other, dir, header.conversation);
   if (meta_read(io, other, &meta, &ignored))
     return false;

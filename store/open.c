@@ -136,6 +136,8 @@ static int store_new(struct conversation *c, struct error *error) {
     archive->io->unlink(meta);
     archive->io->rmdir(path);
   }
+  if (result)
+    atomic_store(&archive->catalog_stale, true);
   return result;
 }
 

@@ -189,6 +189,8 @@ int conversation_seal(struct conversation *c, struct error *error) {
     result = replace_log(c, segment, error);
     pthread_mutex_unlock(&c->seal_lock);
   }
+  if (result)
+    atomic_store(&c->archive->catalog_stale, true); /* the next start looks for what may be left */
   if (result && segment) {
     if (!archive_read_only(c->archive))
       c->archive->io->unlink(segment_path(segment));

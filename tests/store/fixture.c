@@ -228,11 +228,9 @@ void test_geometry(struct msg_geometry *geometry) {
   }
 }
 
-struct model *test_model(struct archive *archive, uint8_t mark) {
+int test_model_freeze(struct archive *archive, uint8_t mark, struct model **model, struct error *error) {
   static float means[TINY_BLOCKS * TINY_HEAD_DIM];
   uint8_t fingerprint[LIMIT_FINGERPRINT_BYTES];
-  struct error error;
-  struct model *model;
   memset(fingerprint, mark, sizeof fingerprint);
   for (unsigned i = 0; i < TINY_BLOCKS * TINY_HEAD_DIM; i++)
     means[i] = (float)i / 8;
@@ -245,7 +243,13 @@ struct model *test_model(struct archive *archive, uint8_t mark) {
                              .mean_k = span_of(means, sizeof means),
                              .mean_v = span_of(means, sizeof means)};
   test_geometry(&wanted.geometry);
-  assert_ok(model_freeze(archive, TEST_UID, &wanted, &model, &error), &error);
+  return model_freeze(archive, TEST_UID, &wanted, model, error);
+}
+
+struct model *test_model(struct archive *archive, uint8_t mark) {
+  struct error error;
+  struct model *model;
+  assert_ok(test_model_freeze(archive, mark, &model, &error), &error);
   return model;
 }
 

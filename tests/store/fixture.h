@@ -75,7 +75,8 @@ void test_check(struct conversation *conversation, uint64_t count, uint64_t salt
 
 void test_geometry(struct msg_geometry *geometry);
 
-/* Freezes the tiny model (fingerprint all `mark`). */
+/* Freezes the tiny model (fingerprint all `mark`); test_model fails the test when it cannot. */
+int test_model_freeze(struct archive *archive, uint8_t mark, struct model **model, struct error *error);
 struct model *test_model(struct archive *archive, uint8_t mark);
 
 /* Opens a conversation with that model; makes it when `create`. */
