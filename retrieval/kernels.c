@@ -5,9 +5,9 @@
 #include <pthread.h>
 
 #include "proto/cpu.h"
+#include "retrieval/kernels_x86.h"
 
 void lookup_kernels_init(struct lookup_kernels *kernels, unsigned flags) {
-  (void)flags;
   *kernels = (struct lookup_kernels){
       .name = "c",
       .prepare = query_prepare_c,
@@ -17,6 +17,12 @@ void lookup_kernels_init(struct lookup_kernels *kernels, unsigned flags) {
       .below = scan_below_c,
       .rescore = rescore_c,
   };
+#if defined(__x86_64__)
+  query_init_x86(kernels, flags);
+  rescore_init_x86(kernels, flags);
+  scan_init_avx2(kernels, flags);
+  scan_init_avx512(kernels, flags);
+#endif
 }
 
 static struct lookup_kernels machine;

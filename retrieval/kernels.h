@@ -9,19 +9,31 @@
 #include "retrieval/query.h"
 #include "retrieval/rescore.h"
 
-/* Scores of `count` records: the sum of +-q4 by the signature bits, times the scale. -infinity where k_scale is no valid
- * scale. */
-typedef void scan_weighted_fn(const struct query *query, const uint8_t *signature, const uint8_t *k_scale,
-                              uint32_t count, float *scores);
+enum {
+  SCAN_BLOCK = 1024, /* most records per call: their signatures, scales and scores stay in the nearest caches */
+  SCAN_AHEAD = 4096, /* bytes that a scan prefetches ahead, past the end of its block too */
+};
 
-/* Hamming distances of `count` signatures to the signs of the query, 0 to 128. */
-typedef void scan_hamming_fn(const struct query *query, const uint8_t *signature, uint32_t count, uint8_t *distances);
+/* Scores of `count` records for each of `rows` queries: the sum of +-q4 by the signature bits, times the scale;
+ * -infinity where k_scale is no valid scale. Row r writes to scores + r * SCAN_BLOCK. */
+typedef void scan_weighted_fn(const struct query *queries, uint32_t rows, const uint8_t *signature,
+                              const uint8_t *k_scale, uint32_t count, float *scores);
+
+/* Hamming distances of `count` signatures to the signs of each query, 0 to 128; rows as above. */
+typedef void scan_hamming_fn(const struct query *queries, uint32_t rows, const uint8_t *signature, uint32_t count,
+                             uint8_t *distances);
 
 /* Writes the places where scores[i] > threshold, ascending; returns how many. */
 typedef uint32_t scan_above_fn(const float *scores, uint32_t count, float threshold, uint32_t *found);
 
 /* Writes the places where distances[i] < threshold, ascending; returns how many. */
 typedef uint32_t scan_below_fn(const uint8_t *distances, uint32_t count, uint32_t threshold, uint32_t *found);
+
+/* Asks for `bytes` bytes from `ahead` bytes after p: nothing is read, so it may be past the end of the column. */
+static inline void scan_prefetch(const uint8_t *p, uint32_t ahead, uint32_t bytes) {
+  for (uint32_t i = 0; i < bytes; i += 64)
+    __builtin_prefetch((const void *)((uintptr_t)p + ahead + i));
+}
 
 struct lookup_kernels {
   const char *name;

@@ -10,7 +10,6 @@
 #include "retrieval/winners.h"
 
 enum {
-  BLOCK = 1024,      /* records scored at a time: signatures, scales and scores stay in the L1 cache */
   ROWS_AT_ONCE = 16, /* that share one pass over the signatures */
   ALIGNMENT = 64,
 };
@@ -26,9 +25,9 @@ struct lookup_scratch {
   struct rescore_code code; /* of the head_dim asked for last */
   struct range range;
   struct select selects[ROWS_AT_ONCE];
-  float scores[BLOCK];
-  uint8_t distances[BLOCK];
-  uint32_t found[BLOCK];
+  float scores[ROWS_AT_ONCE * SCAN_BLOCK];
+  uint8_t distances[ROWS_AT_ONCE * SCAN_BLOCK];
+  uint32_t found[SCAN_BLOCK];
 };
 
 /* --- memory ------------------------------------------------------------------------------------------------------ */
@@ -74,50 +73,53 @@ uint32_t lookup_default_candidates(uint64_t tokens) {
 
 /* --- scan -------------------------------------------------------------------------------------------------------- */
 
-/* Scores entries [at, at + count) of a part for one row and puts those that may be among the best into its select. */
-static void scan_weighted(struct lookup_scratch *scratch, const struct query *query, struct place at, uint32_t count,
-                          uint32_t ordinal, struct select *select) {
-  const struct lookup_kernels *kernels = scratch->kernels;
-  kernels->weighted(query, place_signature(at), place_k_scale(at), count, scratch->scores);
-  uint32_t n = kernels->above(scratch->scores, count, select_score(select->threshold), scratch->found);
+/* Puts those of `count` scores that may be among the best into their row's select. */
+static void keep_scores(struct lookup_scratch *scratch, uint32_t row, uint32_t count, uint32_t ordinal) {
+  struct select *select = &scratch->selects[row];
+  const float *scores = scratch->scores + row * SCAN_BLOCK;
+  select_make_room(select, SCAN_BLOCK, scratch->spare.data);
+  uint32_t n = scratch->kernels->above(scores, count, select_score(select->threshold), scratch->found);
   for (uint32_t i = 0; i < n; i++)
-    select_put(select, select_rank(scratch->scores[scratch->found[i]]), ordinal + scratch->found[i]);
+    select_put(select, select_rank(scores[scratch->found[i]]), ordinal + scratch->found[i]);
 }
 
 /* The same by distance. The scale has no part in that, so it is looked at only where the distance is good enough. */
-static void scan_hamming(struct lookup_scratch *scratch, const struct query *query, struct place at, uint32_t count,
-                         uint32_t ordinal, struct select *select) {
-  const struct lookup_kernels *kernels = scratch->kernels;
-  const uint8_t *scales = place_k_scale(at);
-  kernels->hamming(query, place_signature(at), count, scratch->distances);
-  uint32_t n = kernels->below(scratch->distances, count, select->threshold, scratch->found);
+static void keep_distances(struct lookup_scratch *scratch, uint32_t row, const uint8_t *k_scale, uint32_t count,
+                           uint32_t ordinal) {
+  struct select *select = &scratch->selects[row];
+  const uint8_t *distances = scratch->distances + row * SCAN_BLOCK;
+  select_make_room(select, SCAN_BLOCK, scratch->spare.data);
+  uint32_t n = scratch->kernels->below(distances, count, select->threshold, scratch->found);
   for (uint32_t i = 0; i < n; i++) {
     uint32_t entry = scratch->found[i];
-    if (record_scale_valid(load_u16(scales + (size_t)entry * RECORD_K_SCALE_BYTES)))
-      select_put(select, scratch->distances[entry], ordinal + entry);
+    if (record_scale_valid(load_u16(k_scale + (size_t)entry * RECORD_K_SCALE_BYTES)))
+      select_put(select, distances[entry], ordinal + entry);
   }
 }
 
 /* Leaves the best candidates of each row in its select: one pass over the signatures for all of them. */
 static void scan_rows(struct lookup_scratch *scratch, enum lookup_mode mode, const struct query *queries,
                       uint32_t rows) {
-  uint64_t *spare = scratch->spare.data;
+  const struct lookup_kernels *kernels = scratch->kernels;
   for (uint32_t s = 0; s < scratch->range.slice_count; s++) {
     const struct slice *slice = &scratch->range.slices[s];
-    for (uint32_t at = 0; at < slice->count; at += BLOCK) {
-      uint32_t count = slice->count - at < BLOCK ? slice->count - at : BLOCK;
+    for (uint32_t at = 0; at < slice->count; at += SCAN_BLOCK) {
+      uint32_t count = slice->count - at < SCAN_BLOCK ? slice->count - at : SCAN_BLOCK;
       struct place place = {slice->columns, slice->begin + at};
-      for (uint32_t r = 0; r < rows; r++) {
-        select_make_room(&scratch->selects[r], BLOCK, spare);
+      const uint8_t *signature = place_signature(place), *k_scale = place_k_scale(place);
+      if (mode == LOOKUP_HAMMING)
+        kernels->hamming(queries, rows, signature, count, scratch->distances);
+      else
+        kernels->weighted(queries, rows, signature, k_scale, count, scratch->scores);
+      for (uint32_t r = 0; r < rows; r++)
         if (mode == LOOKUP_HAMMING)
-          scan_hamming(scratch, &queries[r], place, count, slice->ordinal + at, &scratch->selects[r]);
+          keep_distances(scratch, r, k_scale, count, slice->ordinal + at);
         else
-          scan_weighted(scratch, &queries[r], place, count, slice->ordinal + at, &scratch->selects[r]);
-      }
+          keep_scores(scratch, r, count, slice->ordinal + at);
     }
   }
   for (uint32_t r = 0; r < rows; r++)
-    select_finish(&scratch->selects[r], spare);
+    select_finish(&scratch->selects[r], scratch->spare.data);
 }
 
 /* --- rescoring and winners --------------------------------------------------------------------------------------- */
@@ -192,7 +194,7 @@ static int prepare(struct lookup_scratch *scratch, const struct lookup_request *
   uint32_t wanted = request->candidates ? request->candidates : lookup_default_candidates(tokens);
   *candidates = wanted < tokens ? wanted : tokens + !tokens;
   uint32_t rows = request->rows < ROWS_AT_ONCE ? request->rows : ROWS_AT_ONCE;
-  size_t keys_bytes = select_capacity(*candidates, BLOCK) * sizeof(uint64_t);
+  size_t keys_bytes = select_capacity(*candidates, SCAN_BLOCK) * sizeof(uint64_t);
   if ((result = reserve(&scratch->queries, request->rows * sizeof(struct query), error)) ||
       (result = reserve(&scratch->keys, rows * keys_bytes, error)) ||
       (result = reserve(&scratch->spare, keys_bytes, error)) ||
@@ -214,13 +216,13 @@ int lookup_run(struct lookup_scratch *scratch, const struct lookup_request *requ
   winners_init(&winners, scratch->winners.data, &scratch->range, request->layer, request->head);
   const struct query *queries = scratch->queries.data;
   uint64_t *keys = scratch->keys.data;
-  uint32_t k = request->k, capacity = select_capacity(candidates, BLOCK);
+  uint32_t k = request->k, capacity = select_capacity(candidates, SCAN_BLOCK);
   answer->scanned = scratch->range.tokens;
   answer->rescored = 0;
   for (uint32_t first = 0; first < request->rows; first += ROWS_AT_ONCE) {
     uint32_t rows = request->rows - first < ROWS_AT_ONCE ? request->rows - first : ROWS_AT_ONCE;
     for (uint32_t r = 0; r < rows; r++)
-      select_init(&scratch->selects[r], keys + (size_t)r * capacity, candidates, BLOCK);
+      select_init(&scratch->selects[r], keys + (size_t)r * capacity, candidates, SCAN_BLOCK);
     scan_rows(scratch, request->mode, queries + first, rows);
     for (uint32_t r = 0; r < rows; r++) {
       size_t at = (size_t)(first + r) * k;

@@ -18,19 +18,24 @@ static int32_t weighted_sum(const struct query *query, const uint8_t *signature)
   return query->magnitude_sum - 2 * opposed;
 }
 
-void scan_weighted_c(const struct query *query, const uint8_t *signature, const uint8_t *k_scale, uint32_t count,
-                     float *scores) {
-  for (uint32_t i = 0; i < count; i++) {
-    uint16_t scale = load_u16(k_scale + (size_t)i * RECORD_K_SCALE_BYTES);
-    int32_t sum = weighted_sum(query, signature + (size_t)i * RECORD_SIGNATURE_BYTES);
-    scores[i] = record_scale_valid(scale) ? (float)sum * f32_from_f16(scale) : -INFINITY;
-  }
+void scan_weighted_c(const struct query *queries, uint32_t rows, const uint8_t *signature, const uint8_t *k_scale,
+                     uint32_t count, float *scores) {
+  for (uint32_t r = 0; r < rows; r++)
+    for (uint32_t i = 0; i < count; i++) {
+      uint16_t scale = load_u16(k_scale + (size_t)i * RECORD_K_SCALE_BYTES);
+      int32_t sum = weighted_sum(&queries[r], signature + (size_t)i * RECORD_SIGNATURE_BYTES);
+      scores[r * SCAN_BLOCK + i] = record_scale_valid(scale) ? (float)sum * f32_from_f16(scale) : -INFINITY;
+    }
 }
 
-void scan_hamming_c(const struct query *query, const uint8_t *signature, uint32_t count, uint8_t *distances) {
-  for (uint32_t i = 0; i < count; i++, signature += RECORD_SIGNATURE_BYTES)
-    distances[i] = (uint8_t)(__builtin_popcountll(load_u64(signature) ^ query->sign[0]) +
-                             __builtin_popcountll(load_u64(signature + 8) ^ query->sign[1]));
+void scan_hamming_c(const struct query *queries, uint32_t rows, const uint8_t *signature, uint32_t count,
+                    uint8_t *distances) {
+  for (uint32_t r = 0; r < rows; r++)
+    for (uint32_t i = 0; i < count; i++) {
+      const uint8_t *at = signature + (size_t)i * RECORD_SIGNATURE_BYTES;
+      distances[r * SCAN_BLOCK + i] = (uint8_t)(__builtin_popcountll(load_u64(at) ^ queries[r].sign[0]) +
+                                                __builtin_popcountll(load_u64(at + 8) ^ queries[r].sign[1]));
+    }
 }
 
 uint32_t scan_above_c(const float *scores, uint32_t count, float threshold, uint32_t *found) {

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// The scan with AVX-512 (F, BW, DQ, VL), 64 records at a time.
+//
+// Weighted: the signatures of 64 records are turned into 32 vectors, one per nibble, with a byte per record; then one
+// shuffle looks up in `query.opposed` what that nibble adds for all of them. Turning costs as much as one row, and all rows
+// share it. After F. Andre, A.-M. Kermarrec, N. Le Scouarnec, "Cache locality is not enough: high-performance nearest
+// neighbor search with product quantization fast scan", VLDB 9 (2015).
+#include "retrieval/kernels_x86.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <math.h>
+
+enum { GROUP = 64 };
+
+/* What all rows share of one group of records. */
+struct group {
+  __m512i nibbles[QUERY_NIBBLES]; /* byte 16 l + i of each is of record 4 i + l */
+  __m512 scales[4];
+  __mmask64 valid; /* scales */
+};
+
+/* The two halves of a round: in every 16-byte lane, interleaves elements of vectors i and i + 8. Four rounds transpose the
+ * 16 x 16 bytes that 16 vectors hold in one lane. */
+TARGET_AVX512 static void interleave(const __m512i in[16], __m512i out[16]) {
+  for (int i = 0; i < 8; i++) {
+    out[2 * i] = _mm512_unpacklo_epi8(in[i], in[i + 8]);
+    out[2 * i + 1] = _mm512_unpackhi_epi8(in[i], in[i + 8]);
+  }
+}
+
+TARGET_AVX512 static inline void load_group(const uint8_t *signature, const uint8_t *k_scale, struct group *group) {
+  __m512i a[16], b[16];
+  for (int i = 0; i < 16; i++)
+    a[i] = _mm512_loadu_si512(signature + 64 * i);
+  interleave(a, b);
+  interleave(b, a);
+  interleave(a, b);
+  interleave(b, a);
+  const __m512i low = _mm512_set1_epi8(15);
+  for (int i = 0; i < 16; i++) {
+    group->nibbles[2 * i] = _mm512_and_si512(a[i], low);
+    group->nibbles[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi16(a[i], 4), low);
+  }
+  group->valid = 0;
+  for (int i = 0; i < 4; i++) {
+    __m256i scales = _mm256_loadu_si256((const __m256i *)(k_scale + 32 * i));
+    group->scales[i] = _mm512_cvtph_ps(scales);
+    group->valid |= (__mmask64)_mm256_cmplt_epu16_mask(scales, _mm256_set1_epi16(0x7c00)) << 16 * i;
+  }
+}
+
+/* Sums of what opposes the query, 16 bits each, records 0-31 and 32-63. */
+TARGET_AVX512 static inline void opposed_sums(const struct query *query, const struct group *group, __m512i *first,
+                                              __m512i *second) {
+  __m512i all = _mm512_setzero_si512(), odd = all;
+  for (int j = 0; j < QUERY_NIBBLES; j += 8) {
+    __m512i sum = _mm512_setzero_si512(); /* at most 8 x 28 */
+    for (int i = j; i < j + 8; i++) {
+      __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)query->opposed[i]));
+      sum = _mm512_add_epi8(sum, _mm512_shuffle_epi8(table, group->nibbles[i]));
+    }
+    all = _mm512_add_epi16(all, sum); /* even bytes, and 256 times the odd ones on top */
+    odd = _mm512_add_epi16(odd, _mm512_srli_epi16(sum, 8));
+  }
+  __m512i even = _mm512_sub_epi16(all, _mm512_slli_epi16(odd, 8));
+  /* word 8 l + e of `even` is of record 8 e + l, of `odd` of record 8 e + 4 + l: collect four records in a row */
+  const __m512i order = _mm512_set_epi16(31, 23, 15, 7, 27, 19, 11, 3, 30, 22, 14, 6, 26, 18, 10, 2, 29, 21, 13, 5, 25,
+                                         17, 9, 1, 28, 20, 12, 4, 24, 16, 8, 0);
+  even = _mm512_permutexvar_epi16(order, even);
+  odd = _mm512_permutexvar_epi16(order, odd);
+  *first = _mm512_unpacklo_epi64(even, odd);
+  *second = _mm512_unpackhi_epi64(even, odd);
+}
+
+TARGET_AVX512 static inline void put_scores(__m256i sums, __m512 scales, __mmask16 valid, float *scores) {
+  __m512 products = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(sums));
+  _mm512_storeu_ps(scores, _mm512_mask_mul_ps(_mm512_set1_ps(-INFINITY), valid, products, scales));
+}
+
+TARGET_AVX512 static inline void score_group(const struct query *query, const struct group *group, float *scores) {
+  __m512i first, second, total = _mm512_set1_epi16((int16_t)query->magnitude_sum);
+  opposed_sums(query, group, &first, &second);
+  first = _mm512_sub_epi16(total, _mm512_add_epi16(first, first));
+  second = _mm512_sub_epi16(total, _mm512_add_epi16(second, second));
+  put_scores(_mm512_castsi512_si256(first), group->scales[0], (__mmask16)group->valid, scores);
+  put_scores(_mm512_extracti64x4_epi64(first, 1), group->scales[1], (__mmask16)(group->valid >> 16), scores + 16);
+  put_scores(_mm512_castsi512_si256(second), group->scales[2], (__mmask16)(group->valid >> 32), scores + 32);
+  put_scores(_mm512_extracti64x4_epi64(second, 1), group->scales[3], (__mmask16)(group->valid >> 48), scores + 48);
+}
+
+TARGET_AVX512 static void scan_weighted_avx512(const struct query *queries, uint32_t rows, const uint8_t *signature,
+                                               const uint8_t *k_scale, uint32_t count, float *scores) {
+  struct group group;
+  uint32_t at = 0;
+  for (; at + GROUP <= count; at += GROUP) {
+    const uint8_t *signatures = signature + (size_t)at * RECORD_SIGNATURE_BYTES;
+    const uint8_t *scales = k_scale + (size_t)at * RECORD_K_SCALE_BYTES;
+    scan_prefetch(signatures, SCAN_AHEAD, GROUP * RECORD_SIGNATURE_BYTES);
+    scan_prefetch(scales, SCAN_AHEAD / 4, GROUP * RECORD_K_SCALE_BYTES);
+    load_group(signatures, scales, &group);
+    for (uint32_t r = 0; r < rows; r++)
+      score_group(&queries[r], &group, scores + r * SCAN_BLOCK + at);
+  }
+  if (at == count)
+    return;
+  uint32_t rest = count - at;
+  uint8_t signatures[GROUP * RECORD_SIGNATURE_BYTES] = {0}, scales[GROUP * RECORD_K_SCALE_BYTES] = {0};
+  memcpy(signatures, signature + (size_t)at * RECORD_SIGNATURE_BYTES, rest * RECORD_SIGNATURE_BYTES);
+  memcpy(scales, k_scale + (size_t)at * RECORD_K_SCALE_BYTES, rest * RECORD_K_SCALE_BYTES);
+  load_group(signatures, scales, &group);
+  for (uint32_t r = 0; r < rows; r++) {
+    float padded[GROUP];
+    score_group(&queries[r], &group, padded);
+    memcpy(scores + r * SCAN_BLOCK + at, padded, rest * sizeof *scores);
+  }
+}
+
+/* --- Hamming distances ------------------------------------------------------------------------------------------- */
+
+/* Bits per 64-bit word, by table where the processor cannot count them. */
+TARGET_AVX512 static inline __m512i count_bits_avx512(__m512i x) {
+  const __m512i table = _mm512_broadcast_i32x4(_mm_set_epi8(4, 3, 3, 2, 3, 2, 2, 1, 3, 2, 2, 1, 2, 1, 1, 0));
+  const __m512i low = _mm512_set1_epi8(15);
+  __m512i bytes = _mm512_add_epi8(_mm512_shuffle_epi8(table, _mm512_and_si512(x, low)),
+                                  _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(x, 4), low)));
+  return _mm512_sad_epu8(bytes, _mm512_setzero_si512());
+}
+
+TARGET_AVX512_VPOPCNT static inline __m512i count_bits_vpopcnt(__m512i x) { return _mm512_popcnt_epi64(x); }
+
+/* From counts[0] and counts[1], whose byte b of each word belongs to vector 8 h + b of the group: adds the two words of each
+ * record and puts 64 distances in order. */
+TARGET_AVX512 static inline __m512i order_distances(__m512i low, __m512i high) {
+  __m512i sums = _mm512_add_epi8(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
+  /* byte j of lane l is of record 4 j + l */
+  const __m512i words = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+  const __m512i bytes =
+      _mm512_broadcast_i32x4(_mm_set_epi8(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0));
+  return _mm512_shuffle_epi8(_mm512_permutexvar_epi32(words, sums), bytes);
+}
+
+/* One body for both ways to count bits; NAME and TARGET make a function of each. */
+#define DEFINE_SCAN_HAMMING(NAME, TARGET, COUNT_BITS)                                                                  \
+  TARGET static inline __m512i NAME##_group(__m512i sign, const uint8_t *signature) {                                  \
+    __m512i counts[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};                                              \
+    for (unsigned i = 0; i < 16; i++) {                                                                                \
+      __m512i bits = COUNT_BITS(_mm512_xor_si512(sign, _mm512_loadu_si512(signature + 64 * i)));                       \
+      counts[i / 8] = _mm512_or_si512(counts[i / 8], _mm512_slli_epi64(bits, 8 * (i % 8)));                            \
+    }                                                                                                                  \
+    return order_distances(counts[0], counts[1]);                                                                      \
+  }                                                                                                                    \
+                                                                                                                       \
+  TARGET static void NAME(const struct query *queries, uint32_t rows, const uint8_t *signature, uint32_t count,        \
+                          uint8_t *distances) {                                                                        \
+    for (uint32_t r = 0; r < rows; r++, distances += SCAN_BLOCK) {                                                     \
+      __m512i sign = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)queries[r].sign));                        \
+      uint32_t at = 0;                                                                                                 \
+      for (; at + GROUP <= count; at += GROUP) {                                                                       \
+        const uint8_t *signatures = signature + (size_t)at * RECORD_SIGNATURE_BYTES;                                   \
+        scan_prefetch(signatures, SCAN_AHEAD, GROUP * RECORD_SIGNATURE_BYTES);                                         \
+        _mm512_storeu_si512(distances + at, NAME##_group(sign, signatures));                                           \
+      }                                                                                                                \
+      if (at == count)                                                                                                 \
+        continue;                                                                                                      \
+      uint8_t padded[GROUP * RECORD_SIGNATURE_BYTES] = {0};                                                            \
+      memcpy(padded, signature + (size_t)at * RECORD_SIGNATURE_BYTES, (count - at) * RECORD_SIGNATURE_BYTES);          \
+      _mm512_mask_storeu_epi8(distances + at, ((__mmask64)1 << (count - at)) - 1, NAME##_group(sign, padded));         \
+    }                                                                                                                  \
+  }
+
+DEFINE_SCAN_HAMMING(scan_hamming_avx512, TARGET_AVX512, count_bits_avx512)
+DEFINE_SCAN_HAMMING(scan_hamming_vpopcnt, TARGET_AVX512_VPOPCNT, count_bits_vpopcnt)
+
+/* --- what passes the threshold ----------------------------------------------------------------------------------- */
+
+TARGET_AVX512 static uint32_t scan_above_avx512(const float *scores, uint32_t count, float threshold,
+                                                uint32_t *found) {
+  const __m512 limit = _mm512_set1_ps(threshold);
+  const __m512i steps = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  uint32_t n = 0;
+  for (uint32_t at = 0; at < count; at += 16) {
+    __mmask16 wanted = count - at < 16 ? (__mmask16)((1u << (count - at)) - 1) : 0xffff;
+    __mmask16 above =
+        _mm512_mask_cmp_ps_mask(wanted, _mm512_maskz_loadu_ps(wanted, scores + at), limit, _CMP_GT_OQ);
+    if (above) {
+      __m512i places = _mm512_maskz_compress_epi32(above, _mm512_add_epi32(steps, _mm512_set1_epi32((int32_t)at)));
+      uint32_t more = (uint32_t)_mm_popcnt_u32(above);
+      _mm512_mask_storeu_epi32(found + n, (__mmask16)((1u << more) - 1), places);
+      n += more;
+    }
+  }
+  return n;
+}
+
+TARGET_AVX512 static uint32_t scan_below_avx512(const uint8_t *distances, uint32_t count, uint32_t threshold,
+                                                uint32_t *found) {
+  const __m512i limit = _mm512_set1_epi8((char)(threshold < 255 ? threshold : 255));
+  uint32_t n = 0;
+  for (uint32_t at = 0; at < count; at += 64) {
+    __mmask64 wanted = count - at < 64 ? ((__mmask64)1 << (count - at)) - 1 : ~(__mmask64)0;
+    __mmask64 below = _mm512_mask_cmplt_epu8_mask(wanted, _mm512_maskz_loadu_epi8(wanted, distances + at), limit);
+    for (; below; below &= below - 1)
+      found[n++] = at + (uint32_t)__builtin_ctzll(below);
+  }
+  return n;
+}
+
+void scan_init_avx512(struct lookup_kernels *kernels, unsigned flags) {
+  if (!(flags & CPU_AVX512))
+    return;
+  kernels->name = "avx512";
+  kernels->weighted = scan_weighted_avx512;
+  kernels->hamming = scan_hamming_avx512;
+  kernels->above = scan_above_avx512;
+  kernels->below = scan_below_avx512;
+  if (flags & CPU_AVX512_VPOPCNT) {
+    kernels->name = "avx512_vpopcnt";
+    kernels->hamming = scan_hamming_vpopcnt;
+  }
+}
+#endif

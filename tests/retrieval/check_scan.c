@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "retrieval/kernels.h"
+#include "tests/retrieval/check.h"
+
+enum { ROWS = 8 };
+
+static struct lookup_kernels c, other;
+
+/* Columns that are exactly as long as their records, so that a sanitizer sees a read past the end. */
+struct columns {
+  uint8_t *signature, *k_scale;
+};
+
+static void *allocate(size_t size) {
+  void *memory = malloc(size ? size : 1);
+  if (!memory)
+    abort();
+  return memory;
+}
+
+/* kind 0: random; 1: all bits equal; 2: like the signs of the query; scales of every kind there is. */
+static struct columns columns_make(struct random *random, uint32_t count, int kind, const struct query *query) {
+  struct columns columns = {allocate((size_t)count * 16), allocate((size_t)count * 2)};
+  random_fill(random, columns.signature, (size_t)count * 16);
+  for (uint32_t i = 0; i < count; i++) {
+    uint8_t *signature = columns.signature + (size_t)i * 16;
+    if (kind == 1)
+      memset(signature, random_u64(random) & 1 ? 0xff : 0, 16);
+    if (kind == 2)
+      for (int b = 0; b < 16; b++)
+        signature[b] = (uint8_t)(((const uint8_t *)query->sign)[b] ^ (random_below(random, 4) ? 0 : 0xff));
+    store_u16(columns.k_scale + (size_t)i * 2, (uint16_t)random_u64(random)); /* subnormal, infinite, NaN, negative */
+  }
+  return columns;
+}
+
+static void columns_free(struct columns columns) {
+  free(columns.signature);
+  free(columns.k_scale);
+}
+
+static void make_row(struct random *random, int kind, uint8_t row[512]) {
+  for (int i = 0; i < 128; i++) {
+    float q = (float)((int)random_below(random, 2001) - 1000) * 0.37f;
+    switch (kind) {
+    case 1:
+      q = random_u64(random) & 1 ? 1.0f : -1.0f; /* all of them 7 or -7 */
+      break;
+    case 2:
+      q = i % 2 ? 0.0f : -0.0f;
+      break;
+    case 3:
+      q = (float)((int)random_below(random, 29) - 14) / 2; /* halves: ties of the rounding */
+      break;
+    case 4:
+      q = i == 77 ? 3e38f : 0x1p-149f;
+      break;
+    case 5:
+      q = (float)((int)random_below(random, 8189) - 4094) / 2;
+      break;
+    case 6:
+      q = i == 3 ? -0x1p-149f : -0.0f;
+      break;
+    default:
+      break;
+    }
+    store_u32(row + 4 * i, 0);
+    memcpy(row + 4 * i, &q, sizeof q);
+  }
+  if (kind == 3 || kind == 5) { /* the largest, so that the halves come out exactly */
+    float q = kind == 3 ? 7.0f : 2047.0f;
+    memcpy(row + 4 * 9, &q, sizeof q);
+  }
+}
+
+static void make_queries(struct random *random, struct query *queries, uint32_t rows) {
+  uint8_t row[512];
+  for (uint32_t r = 0; r < rows; r++) {
+    make_row(random, (int)random_below(random, 7), row);
+    if (!query_prepare_c(&queries[r], 128, row))
+      abort();
+  }
+}
+
+static void check_prepare(const char *level) {
+  struct random random = {1};
+  uint8_t bytes[513];
+  for (int round = 0; round < 400; round++) {
+    struct query wanted, got;
+    uint8_t *row = bytes + round % 2;
+    uint32_t d = 64 + 8 * (uint32_t)random_below(&random, 9);
+    make_row(&random, round % 7, row);
+    memset(&wanted, 0, sizeof wanted);
+    memset(&got, 0, sizeof got);
+    bool right = c.prepare(&wanted, d, row) && other.prepare(&got, d, row) && memcmp(&wanted, &got, sizeof got) == 0;
+    check_report("prepare", level, right);
+  }
+  static const float bad[] = {NAN, INFINITY, -INFINITY};
+  for (int i = 0; i < 128; i++)
+    for (int b = 0; b < 3; b++) {
+      struct query query;
+      make_row(&random, 0, bytes);
+      memcpy(bytes + 4 * i, &bad[b], sizeof bad[b]);
+      check_report("prepare", level, !other.prepare(&query, 64, bytes));
+    }
+}
+
+static void check_weighted(struct random *random, const char *level, uint32_t count, int kind) {
+  static float wanted[ROWS * SCAN_BLOCK], got[ROWS * SCAN_BLOCK];
+  struct query queries[ROWS];
+  uint32_t rows = 1 + (uint32_t)random_below(random, ROWS);
+  make_queries(random, queries, rows);
+  struct columns columns = columns_make(random, count, kind, queries);
+  memset(wanted, 0x55, sizeof wanted); /* nothing may be written after the last score of a row */
+  memset(got, 0x55, sizeof got);
+  c.weighted(queries, rows, columns.signature, columns.k_scale, count, wanted);
+  other.weighted(queries, rows, columns.signature, columns.k_scale, count, got);
+  check_report("weighted", level, memcmp(wanted, got, sizeof got) == 0);
+  columns_free(columns);
+}
+
+static void check_hamming(struct random *random, const char *level, uint32_t count, int kind) {
+  static uint8_t wanted[ROWS * SCAN_BLOCK], got[ROWS * SCAN_BLOCK];
+  struct query queries[ROWS];
+  uint32_t rows = 1 + (uint32_t)random_below(random, ROWS);
+  make_queries(random, queries, rows);
+  struct columns columns = columns_make(random, count, kind, queries);
+  memset(wanted, 0x55, sizeof wanted);
+  memset(got, 0x55, sizeof got);
+  c.hamming(queries, rows, columns.signature, count, wanted);
+  other.hamming(queries, rows, columns.signature, count, got);
+  check_report("hamming", level, memcmp(wanted, got, sizeof got) == 0);
+  columns_free(columns);
+}
+
+static void check_thresholds(struct random *random, const char *level, uint32_t count) {
+  float *scores = allocate(count * sizeof *scores);
+  uint8_t *distances = allocate(count);
+  static uint32_t wanted[SCAN_BLOCK], got[SCAN_BLOCK];
+  static const float thresholds[] = {-INFINITY, INFINITY, 0, -0.0f, 3, -5, 8.5f};
+  for (uint32_t i = 0; i < count; i++) {
+    scores[i] = random_below(random, 20) ? (float)((int)random_below(random, 21) - 10) : -INFINITY;
+    distances[i] = (uint8_t)random_below(random, 129);
+  }
+  for (size_t t = 0; t < sizeof thresholds / sizeof *thresholds; t++) {
+    uint32_t n = c.above(scores, count, thresholds[t], wanted);
+    bool right = other.above(scores, count, thresholds[t], got) == n && memcmp(wanted, got, n * sizeof *got) == 0;
+    check_report("above", level, right);
+  }
+  static const uint32_t limits[] = {0, 1, 64, 128, 129, 255, 256, 0xff800000u};
+  for (size_t t = 0; t < sizeof limits / sizeof *limits; t++) {
+    uint32_t n = c.below(distances, count, limits[t], wanted);
+    bool right = other.below(distances, count, limits[t], got) == n && memcmp(wanted, got, n * sizeof *got) == 0;
+    check_report("below", level, right);
+  }
+  free(scores);
+  free(distances);
+}
+
+/* --- times ------------------------------------------------------------------------------------------------------- */
+
+enum { BENCH_SMALL = 1 << 14 /* fits L2 */, BENCH_LARGE = 1 << 23 /* 151 MB */ };
+
+struct bench {
+  struct query queries[ROWS];
+  struct columns columns;
+  uint32_t count, rows;
+};
+
+static float bench_scores[ROWS * SCAN_BLOCK];
+static uint8_t bench_distances[ROWS * SCAN_BLOCK];
+static uint32_t bench_found[SCAN_BLOCK];
+
+static void bench_weighted(void *context) {
+  struct bench *bench = context;
+  for (uint32_t at = 0; at < bench->count; at += SCAN_BLOCK)
+    other.weighted(bench->queries, bench->rows, bench->columns.signature + (size_t)at * 16,
+                   bench->columns.k_scale + (size_t)at * 2, SCAN_BLOCK, bench_scores);
+}
+
+static void bench_hamming(void *context) {
+  struct bench *bench = context;
+  for (uint32_t at = 0; at < bench->count; at += SCAN_BLOCK)
+    other.hamming(bench->queries, bench->rows, bench->columns.signature + (size_t)at * 16, SCAN_BLOCK,
+                  bench_distances);
+}
+
+static void bench_above(void *context) {
+  (void)context;
+  other.above(bench_scores, SCAN_BLOCK, 3e38f, bench_found);
+}
+
+static void bench_below(void *context) {
+  (void)context;
+  other.below(bench_distances, SCAN_BLOCK, 0, bench_found);
+}
+
+static void bench_prepare(void *context) {
+  static uint8_t row[512];
+  struct bench *bench = context;
+  other.prepare(bench->queries, 128, row);
+}
+
+/* What the memory gives when it is only read. */
+static void bench_read(void *context) {
+  const struct bench *bench = context;
+  static volatile uint64_t sink;
+  uint64_t sum[8] = {0};
+  for (size_t at = 0; at < (size_t)bench->count * 16; at += 64) {
+    scan_prefetch(bench->columns.signature + at, SCAN_AHEAD, 64);
+    for (size_t i = 0; i < 8; i++)
+      sum[i] ^= load_u64(bench->columns.signature + at + 8 * i);
+  }
+  for (int i = 0; i < 8; i++)
+    sink ^= sum[i];
+}
+
+static void bench_all(const struct check_level *level) {
+  static struct bench bench;
+  struct random random = {9};
+  for (int large = 0; large < 2; large++) {
+    uint32_t count = large ? BENCH_LARGE : BENCH_SMALL;
+    const char *where = large ? "memory" : "cache";
+    char name[64];
+    bench = (struct bench){.count = count};
+    make_queries(&random, bench.queries, ROWS);
+    bench.columns = columns_make(&random, count, 0, NULL);
+    snprintf(name, sizeof name, "read, %s", where);
+    check_time(name, "c", bench_read, &bench, count, 16);
+    for (bench.rows = 1; bench.rows <= ROWS; bench.rows *= 8) {
+      double units = (double)count * bench.rows;
+      snprintf(name, sizeof name, "weighted, %s, rows %u", where, bench.rows);
+      check_time(name, level->name, bench_weighted, &bench, units, 18);
+      snprintf(name, sizeof name, "hamming, %s, rows %u", where, bench.rows);
+      check_time(name, level->name, bench_hamming, &bench, units, 16);
+    }
+    columns_free(bench.columns);
+  }
+  check_time("above", level->name, bench_above, &bench, SCAN_BLOCK, 0);
+  check_time("below", level->name, bench_below, &bench, SCAN_BLOCK, 0);
+  check_time("prepare", level->name, bench_prepare, &bench, 1, 0);
+}
+
+void check_scan(const struct check_level *level) {
+  lookup_kernels_init(&c, 0);
+  lookup_kernels_init(&other, level->flags);
+  struct random random = {2};
+  check_prepare(level->name);
+  for (uint32_t count = 0; count <= SCAN_BLOCK; count += count < 200 ? 1 : 103) {
+    for (int kind = 0; kind < 3; kind++) {
+      check_weighted(&random, level->name, count, kind);
+      check_hamming(&random, level->name, count, kind);
+    }
+    check_thresholds(&random, level->name, count);
+  }
+  for (int kind = 0; kind < 3; kind++)
+    check_weighted(&random, level->name, SCAN_BLOCK, kind);
+  if (check_bench())
+    bench_all(level);
+}
