@@ -52,11 +52,12 @@ suite() {
   directory=$1
   multiplier=$2
   shift 2
-  echo "== $directory"
+  echo "== $directory: building"
   if ! setup "$directory" "$@" || ! build "$directory"; then
     $summary --failed "$directory: does not build" >>"$results/counts"
     return 0
   fi
+  echo "== $directory: testing"
   rm -f "$directory/meson-logs/testlog.json"
   meson test -C "$directory" --no-rebuild --timeout-multiplier "$multiplier" >"$results/test.log" 2>&1 || true
   if [ -f "$directory/meson-logs/testlog.json" ]; then

@@ -170,7 +170,7 @@ def rule_headers_compile_alone():
     with tempfile.TemporaryDirectory() as folder:
         unit = os.path.join(folder, "unit.c")
         for path in C_FILES:
-            if not path.endswith(".h"):
+            if not path.endswith(".h") or path.endswith("_body.h"):  # bodies are included once for each variant
                 continue
             if not guard.search(read(path)):
                 yield f"{path}: no include guard"

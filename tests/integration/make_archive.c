@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// Writes an archive for the tests of the coldkv command: make_archive DIR. Two conversations of one model ("diary" with a
-// segment and a log, and one with a name that needs care) and one without a model. Prints, for some places, the key and
-// the value that went in.
+// Writes an archive for the tests of the coldkv command: make_archive DIR. Two conversations of one model ("diary" with
+// a segment and a log, and one with a name that needs care) and one without a model. Prints, for some places, the key
+// and the value that went in.
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>

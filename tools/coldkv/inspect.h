@@ -28,7 +28,7 @@ void report_geometry(struct report *report, const struct msg_geometry *geometry)
 /* The archive that a file lies `up` levels below, from its absolute path; "" if it has fewer. */
 void archive_of(const char *path, unsigned up, char archive[PATH_BYTES]);
 
-/* --- one record ------------------------------------------------------------------------------------------------------ */
+/* --- one record --------------------------------------------------------------------------------------------------- */
 
 struct found_record {
   uint8_t record[RECORD_BYTES];
@@ -50,7 +50,7 @@ int record_in_log(const struct options *options, const char *path, struct found_
 /* Reports fields and what they decode to. ERR_CORRUPT when its CRC or a scale is wrong. */
 int report_record(struct report *report, const struct found_record *found, struct error *error);
 
-/* --- token ids ------------------------------------------------------------------------------------------------------- */
+/* --- token ids ---------------------------------------------------------------------------------------------------- */
 
 /* Ids of a range, gathered from the files that hold its parts. */
 struct id_range {

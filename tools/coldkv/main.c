@@ -68,7 +68,8 @@ static int usage(const char *format, ...) {
   return STATUS_USAGE;
 }
 
-/* Reads a decimal number of at most `max` that ends at a character of `ends` or with the string; NULL if there is none. */
+/* Reads a decimal number of at most `max` that ends at `ends` or with the string, and returns its end; NULL if there is
+ * none. */
 static const char *read_number(const char *text, uint64_t max, char ends, uint64_t *value) {
   char *end;
   errno = 0;

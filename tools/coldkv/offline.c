@@ -178,7 +178,7 @@ void offline_describe(const struct offline *o, struct msg_conversation *message)
   };
 }
 
-/* --- the archive ------------------------------------------------------------------------------------------------------ */
+/* --- the archive -------------------------------------------------------------------------------------------------- */
 
 struct walk {
   const char *dir;

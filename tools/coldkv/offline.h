@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// A conversation as its files tell, read without a daemon and without the lock. A daemon may be at work meanwhile: a log
-// that is sealed between two looks is noticed, and the look repeated.
+// A conversation as its files tell, read without a daemon and without the lock. A daemon may be at work meanwhile: a
+// log that is sealed between two looks is noticed, and the look repeated.
 #ifndef COLDKV_TOOLS_COLDKV_OFFLINE_H
 #define COLDKV_TOOLS_COLDKV_OFFLINE_H
 

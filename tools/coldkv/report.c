@@ -30,7 +30,7 @@ static void print_repaired(FILE *out, const char *before, const char *after) {
 void report_problem(const char *path, const char *what) { print_repaired(stdout, path, what); }
 void report_complain(const char *sentence) { print_repaired(stderr, "coldkv", sentence); }
 
-/* --- text ------------------------------------------------------------------------------------------------------------ */
+/* --- text --------------------------------------------------------------------------------------------------------- */
 
 static void add_cell(struct report *report, char *text, bool right) {
   if (!text)
@@ -112,7 +112,7 @@ static void table_clear(struct report *report) {
   report->in_table = false;
 }
 
-/* --- values ---------------------------------------------------------------------------------------------------------- */
+/* --- values ------------------------------------------------------------------------------------------------------- */
 
 void report_text(struct report *report, const char *key, const char *text) {
   if (report->as_json)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// What a command prints: named values, lists of them, tables. One description serves both forms: JSON with exact numbers,
-// and aligned text with human ones.
+// What a command prints: named values, lists of them, tables. One description serves both forms: JSON with exact
+// numbers, and aligned text with human ones.
 //
 // A report is an object. Values go into it until report_table opens a table; from then on they are cells of the row
 // that report_row began, until report_table_end. A key names a value: "last_use" is shown as "last use".

@@ -29,7 +29,8 @@ static int check_peer(int fd, const char *path, struct error *error) {
   if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size))
     return error_set_errno(error, errno, "cannot find out who listens at %s", path);
   if (peer.uid != geteuid())
-    return error_set(error, ERR_DENIED, "user %lu listens at %s, not you; give --socket", (unsigned long)peer.uid, path);
+    return error_set(error, ERR_DENIED, "user %lu listens at %s, not you; give --socket", (unsigned long)peer.uid,
+                     path);
   return 0;
 }
 

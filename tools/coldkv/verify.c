@@ -87,6 +87,8 @@ static int check(struct verification *v, const char *path, struct error *error) 
     return error_set_errno(error, errno, "cannot check %s", path);
   if (S_ISDIR(status.st_mode))
     return verify_archive(&io_system, path, &v->figures, tell, v, error);
+  if (!S_ISREG(status.st_mode))
+    return error_set(error, ERR_ARGUMENT, "%s is neither a directory nor a regular file", path);
   return verify_file(&io_system, path, &v->figures, tell, v, error);
 }
 
