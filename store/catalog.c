@@ -24,12 +24,15 @@ static int open_databases(struct catalog *c, MDB_txn *txn, unsigned flags) {
   return result;
 }
 
-static int open_environment(struct catalog *c, const char *path, uint64_t map_bytes, bool create) {
+static int open_environment(struct catalog *c, const char *path, uint64_t map_bytes, enum catalog_mode mode) {
+  static const unsigned flags[] = {
+      [CATALOG_READ] = MDB_RDONLY, [CATALOG_WRITE] = 0, [CATALOG_NEW_FILE] = MDB_NOSUBDIR | MDB_NOLOCK};
+  bool create = mode != CATALOG_READ;
   int result = mdb_env_set_mapsize(c->env, (size_t)map_bytes);
   if (!result)
     result = mdb_env_set_maxdbs(c->env, 8);
   if (!result)
-    result = mdb_env_open(c->env, path, MDB_NOTLS | (create ? 0 : MDB_RDONLY), 0600);
+    result = mdb_env_open(c->env, path, MDB_NOTLS | flags[mode], 0600);
   MDB_txn *txn = NULL;
   if (!result)
     result = mdb_txn_begin(c->env, NULL, create ? 0 : MDB_RDONLY, &txn);
@@ -42,11 +45,12 @@ static int open_environment(struct catalog *c, const char *path, uint64_t map_by
   return result;
 }
 
-int catalog_open(struct catalog *c, const char *path, uint64_t map_bytes, bool create, struct error *error) {
+int catalog_open(struct catalog *c, const char *path, uint64_t map_bytes, enum catalog_mode mode,
+                 struct error *error) {
   *c = (struct catalog){0};
   int result = mdb_env_create(&c->env);
   if (!result)
-    result = open_environment(c, path, map_bytes ? map_bytes : CATALOG_MAP_BYTES_DEFAULT, create);
+    result = open_environment(c, path, map_bytes ? map_bytes : CATALOG_MAP_BYTES_DEFAULT, mode);
   if (!result)
     return 0;
   catalog_close(c);
@@ -152,9 +156,12 @@ int catalog_delete_name(struct catalog *c, MDB_txn *txn, uint32_t uid, const cha
 
 int catalog_get_clean(struct catalog *c, MDB_txn *txn, bool *clean, struct error *error) {
   MDB_val key = {.mv_size = sizeof clean_key - 1, .mv_data = (void *)(uintptr_t)clean_key}, value;
+  struct span body;
   int result = mdb_get(txn, c->state, &key, &value);
   *clean = result == 0;
-  return result && result != MDB_NOTFOUND ? catalog_fault(error, result, "cannot read the catalog") : 0;
+  if (result)
+    return result == MDB_NOTFOUND ? 0 : catalog_fault(error, result, "cannot read the catalog");
+  return catalog_value_check(&key, &value, "state", &body, error);
 }
 
 int catalog_set_clean(struct catalog *c, MDB_txn *txn, bool clean, struct error *error) {
@@ -233,6 +240,9 @@ int catalog_walk(struct catalog *c, struct error *error) {
     result = walk_segments(c, txn, error);
   if (!result)
     result = walk_names(c, txn, error);
+  bool clean;
+  if (!result)
+    result = catalog_get_clean(c, txn, &clean, error);
   catalog_abort(txn);
   return result;
 }

@@ -37,8 +37,13 @@ struct model_entry {
   uint8_t rope_freqs[8 * (LIMIT_HEAD_DIM_MAX / 2)];
 };
 
-/* Opens the environment in directory `path`; a reader (create false) needs one that exists and changes nothing. */
-int catalog_open(struct catalog *catalog, const char *path, uint64_t map_bytes, bool create, struct error *error);
+enum catalog_mode {
+  CATALOG_READ,     /* the environment in directory `path`, which must exist; changes nothing */
+  CATALOG_WRITE,    /* the same, made if need be */
+  CATALOG_NEW_FILE, /* a new one in the file `path`, without a lock file */
+};
+int catalog_open(struct catalog *catalog, const char *path, uint64_t map_bytes, enum catalog_mode mode,
+                 struct error *error);
 void catalog_close(struct catalog *catalog);
 
 int catalog_begin(struct catalog *catalog, bool write, MDB_txn **txn, struct error *error);
@@ -84,5 +89,9 @@ int catalog_set_clean(struct catalog *catalog, MDB_txn *txn, bool clean, struct 
 /* Reads every entry and checks that they fit together: names and conversations, conversations and models. May crash when
  * LMDB's pages are rotten: see catalog_check. */
 int catalog_walk(struct catalog *catalog, struct error *error);
+
+/* Writes every entry, its CRC checked, to a new environment in the file `path`, complete and synced. Pages of the old one
+ * that hold rot where only a writer looks (page headers, the list of free pages) do not get there. */
+int catalog_copy(struct catalog *catalog, const char *path, uint64_t map_bytes, struct error *error);
 
 #endif

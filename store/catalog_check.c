@@ -62,15 +62,17 @@ static int child_run(const char *path, uint64_t map_bytes, catalog_child_fn *wor
   struct catalog_child child = {.fd = fd};
   struct error error = {0};
   child_settings();
-  int result = catalog_open(&catalog, path, map_bytes, false, &error);
-  if (!result) {
+  int result = catalog_open(&catalog, path, map_bytes, CATALOG_READ, &error);
+  if (result) {
+    result = -ERR_CORRUPT; /* rot makes LMDB fail in many ways: out of memory for a map of any size, and so on */
+  } else {
     mdb_env_set_assert(catalog.env, quiet_assert);
     result = work(context, &catalog, &child, &error);
     catalog_close(&catalog);
   }
   if (result)
     send_line(fd, LINE_FAILED, error.text);
-  return result ? 1 : 0;
+  return -result; /* the code is the exit status */
 }
 
 struct received {
@@ -115,7 +117,9 @@ static int outcome(int status, const struct received *in, struct error *error) {
     return error_set(error, ERR_CORRUPT, "reading the catalog took more than %d seconds", CHILD_SECONDS_MAX);
   if (WIFSIGNALED(status))
     return error_set(error, ERR_CORRUPT, "reading the catalog crashed with signal %d", WTERMSIG(status));
-  return error_set(error, ERR_CORRUPT, "%s", in->reason[0] ? in->reason : "the catalog's pages make no sense");
+  if (in->reason[0])
+    return error_set(error, WEXITSTATUS(status), "%s", in->reason);
+  return error_set(error, ERR_CORRUPT, "the catalog's pages make no sense");
 }
 
 int catalog_in_child(const char *path, uint64_t map_bytes, catalog_child_fn *work, catalog_line_fn *line,
@@ -142,12 +146,20 @@ int catalog_in_child(const char *path, uint64_t map_bytes, catalog_child_fn *wor
   return outcome(status, &in, error);
 }
 
-static int walk(void *context, struct catalog *catalog, struct catalog_child *child, struct error *error) {
-  (void)context;
+struct check {
+  const char *copy;
+  uint64_t map_bytes;
+};
+
+static int walk_and_copy(void *context, struct catalog *catalog, struct catalog_child *child, struct error *error) {
+  const struct check *check = context;
   (void)child;
-  return catalog_walk(catalog, error);
+  if (catalog_walk(catalog, error))
+    return -ERR_CORRUPT;
+  return catalog_copy(catalog, check->copy, check->map_bytes, error);
 }
 
-int catalog_check(const char *path, uint64_t map_bytes, struct error *error) {
-  return catalog_in_child(path, map_bytes, walk, NULL, NULL, error);
+int catalog_check(const char *path, uint64_t map_bytes, const char *copy, struct error *error) {
+  struct check check = {.copy = copy, .map_bytes = map_bytes};
+  return catalog_in_child(path, map_bytes, walk_and_copy, NULL, &check, error);
 }

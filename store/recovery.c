@@ -11,27 +11,44 @@
 
 /* --- the catalog ------------------------------------------------------------------------------------------------------- */
 
+/* Checks the catalog that is there, in a child, and puts the copy that the child made in its place: what is written to
+ * from now on holds checked entries only. *damaged tells that it has to be made again. */
+static int check_catalog(struct archive *archive, const char *directory, const char *data, bool *damaged,
+                         struct error *error) {
+  char copy[PATH_BYTES], lock[PATH_BYTES];
+  struct error reason;
+  path_join(copy, directory, CATALOG_DATA_NAME PATH_TEMPORARY_SUFFIX);
+  path_join(lock, directory, "lock.mdb");
+  archive->io->unlink(copy);
+  int result = catalog_check(directory, archive->options.catalog_map_bytes, copy, &reason);
+  *damaged = result == -ERR_CORRUPT || result == -ERR_VERSION;
+  if (result && !*damaged) {
+    archive->io->unlink(copy);
+    return error_set(error, reason.code, "%s", reason.text);
+  }
+  archive->io->unlink(lock); /* it belongs to the file that goes */
+  if (*damaged) {
+    archive_log(archive, "the catalog is damaged: %s", reason.text);
+    archive->io->unlink(copy);
+    if (archive->io->unlink(data) && errno != ENOENT)
+      return error_set_errno(error, errno, "cannot remove the damaged %s", data);
+    return 0;
+  }
+  if (archive->io->rename(copy, data))
+    return error_set_errno(error, errno, "cannot rename %s to its final name", copy);
+  return archive_sync_directory(archive, directory, error);
+}
+
 /* Opens the environment; *rebuild tells that it was damaged or is new. */
 static int open_catalog(struct archive *archive, bool *rebuild, struct error *error) {
-  char directory[PATH_BYTES], data[PATH_BYTES], lock[PATH_BYTES];
-  struct error reason;
+  char directory[PATH_BYTES], data[PATH_BYTES];
   path_join(directory, archive->dir, "catalog");
   path_join(data, directory, CATALOG_DATA_NAME);
-  path_join(lock, directory, "lock.mdb");
   *rebuild = !io_exists(archive->io, data);
-  if (!*rebuild) {
-    int result = catalog_check(directory, archive->options.catalog_map_bytes, &reason);
-    if (result && result != -ERR_CORRUPT && result != -ERR_VERSION)
-      return error_set(error, reason.code, "%s", reason.text);
-    if (result) {
-      archive_log(archive, "the catalog is damaged (%s)", reason.text);
-      *rebuild = true;
-      if (archive->io->unlink(data) && errno != ENOENT)
-        return error_set_errno(error, errno, "cannot remove the damaged %s", data);
-      archive->io->unlink(lock);
-    }
-  }
-  return catalog_open(&archive->catalog, directory, archive->options.catalog_map_bytes, true, error);
+  int result = *rebuild ? 0 : check_catalog(archive, directory, data, rebuild, error);
+  if (result)
+    return result;
+  return catalog_open(&archive->catalog, directory, archive->options.catalog_map_bytes, CATALOG_WRITE, error);
 }
 
 struct comparison {
