@@ -6,10 +6,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "store/verify_internal.h"
 
-enum { LOOKS_MAX = 4 };
+enum { LOOKS_MAX = 4, LOOK_PAUSE_NS = 20 * 1000 * 1000 };
 
 /* Makes room for one more element of an array in struct found. */
 static int grow(void *array, size_t count, size_t *room, size_t size, struct error *error) {
@@ -219,11 +220,13 @@ static int check_conversation(void *context, const char *name, struct error *err
     return 0;
   int result = look_at(v, id, &look, &reason);
   for (int i = 1; result && i < LOOKS_MAX; i++) {
+    const struct timespec pause = {.tv_nsec = LOOK_PAUSE_NS};
+    nanosleep(&pause, NULL); /* a daemon may be in the middle of something */
     look_finish(&look);
     result = look_at(v, id, &look, &reason);
   }
-  uint64_t tokens = look.sealed;
-  path_meta(path, v->dir, id);
+  uint64_t tokens = look.sealed, bad = v->report->bad;
+  path_conversation(path, v->dir, id);
   v->report->files_done++;
   if (!result && !look.gone) {
     v->report->metas++;
@@ -234,7 +237,7 @@ static int check_conversation(void *context, const char *name, struct error *err
     result = verify_failure(v, path, &reason, error);
   }
   if (!result && look.meta.message.id.size)
-    result = keep_conversation(v->found, &look.meta, tokens, error);
+    result = keep_conversation(v->found, &look.meta, v->report->bad > bad ? UINT64_MAX : tokens, error);
   look_finish(&look);
   return result;
 }

@@ -13,8 +13,7 @@
 static void differs(struct catalog_child *child, const char *what, const uint8_t *id, const char *how) {
   char line[256], text[PATH_ID_TEXT_BYTES];
   path_id_text(id, text);
-  snprintf(line, sizeof line, "%s %s %s; the next start of the daemon makes the catalog again if you remove it", what,
-           text, how);
+  snprintf(line, sizeof line, "%s %s %s", what, text, how);
   catalog_child_tell(child, line);
 }
 
@@ -27,7 +26,7 @@ static int compare_models(const struct found *found, struct catalog *catalog, MD
     if (result < 0)
       return result;
     if (result)
-      differs(child, "model", found->models[i].id, "is not in it");
+      differs(child, "model", found->models[i].id, "is not in it; remove the directory catalog, the daemon makes it again");
   }
   if (mdb_stat(txn, catalog->models, &stat) == 0 && stat.ms_entries > found->model_count)
     catalog_child_tell(child, "it has models that have no file");
@@ -44,11 +43,11 @@ static int compare_conversations(const struct found *found, struct catalog *cata
     if (result < 0)
       return result;
     if (result)
-      differs(child, "conversation", c->id, "is not in it");
+      differs(child, "conversation", c->id, "is not in it; remove the directory catalog, the daemon makes it again");
     else if (entry.message.uid != c->uid || strcmp(entry.name, c->name) != 0)
-      differs(child, "conversation", c->id, "has another name or owner in it");
+      differs(child, "conversation", c->id, "has another name or owner in it; remove the directory catalog, the daemon makes it again");
     else if (entry.message.durable > c->tokens)
-      differs(child, "conversation", c->id, "has lost tokens: the catalog knows of more than its files hold");
+      differs(child, "conversation", c->id, "has lost tokens: the catalog knows of more durable ones than its logs hold; restore them from a backup");
   }
   if (!found->bad_meta && mdb_stat(txn, catalog->conversations, &stat) == 0 &&
       stat.ms_entries > found->conversation_count)
@@ -64,7 +63,7 @@ static int compare_segments(const struct found *found, struct catalog *catalog, 
     if (result < 0)
       return result;
     if (result)
-      differs(child, "segment", found->extents[i].segment, "is not in it");
+      differs(child, "segment", found->extents[i].segment, "is not in it; remove the directory catalog, the daemon makes it again");
   }
   return 0;
 }

@@ -27,7 +27,7 @@ struct found {
     uint8_t id[LIMIT_ID_BYTES];
     uint32_t uid;
     char name[LIMIT_NAME_BYTES_MAX + 1];
-    uint64_t tokens;
+    uint64_t tokens; /* UINT64_MAX when its files have problems, so that nobody knows */
   } *conversations;
   struct found_extent {
     uint8_t segment[LIMIT_ID_BYTES];
