@@ -97,7 +97,7 @@ int handover_run(struct coldkv_conv *conv, uint64_t end, struct error *error) {
     backlog_push(&conv->backlog, frame);
     conv->handed += frame->count;
   }
-  if (!result && link_ready(conv))
-    backlog_drive(conv);
+  if (!result)
+    client_turn(conv->client, 0); /* on its way while the engine computes */
   return result;
 }

@@ -57,7 +57,7 @@ static uint64_t mix(uint64_t z) {
 }
 
 uint32_t engine_id(const struct engine *engine, uint64_t token) {
-  return (uint32_t)(mix(token * 1000 + engine->salt) % 50000);
+  return (uint32_t)(mix(token * 1000 + (token >= engine->salt_from ? engine->salt : 0)) % 50000);
 }
 
 void engine_vector(const struct engine *engine, enum engine_vector what, uint32_t layer, uint32_t head, uint64_t token,

@@ -19,7 +19,8 @@ struct engine {
   coldkv_conv *conv;
   struct coldkv_model_description description;
   uint64_t position; /* of the next token */
-  uint32_t salt;     /* ids differ by it */
+  uint32_t salt;     /* ids from token salt_from on differ by it */
+  uint64_t salt_from;
 };
 
 enum engine_vector { ENGINE_Q, ENGINE_K, ENGINE_V };
