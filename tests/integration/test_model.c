@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,23 +34,30 @@ static int run(const char *program, const char *arguments, char *output) {
   return pclose(stream);
 }
 
+/* The number of right answers that stands behind `words`, as in "with coldkv 12/12"; a huge one when there is none. */
+static unsigned long count_after(const char *line, const char *words) {
+  char *rest = strstr(line, words);
+  if (!rest)
+    return ULONG_MAX;
+  unsigned long count = strtoul(rest + strlen(words), &rest, 10);
+  assert_int_equal(strncmp(rest, "/12", 3), 0);
+  return count;
+}
+
 static void test_facts(void **state) {
   (void)state;
   static char output[OUTPUT_BYTES_MAX];
   char arguments[64];
-  unsigned with, restarted, cut, plain;
   snprintf(arguments, sizeof arguments, "--bytes %d --threads 1", DEMO_BYTES);
   int status = run(demo_path, arguments, output);
   const char *last = strstr(output, "\ndemo: ");
-  if (!last || sscanf(last,
-                      "\ndemo: with coldkv %u/12, after restart %u/12, retrieval cut %u/12, plain window %u/12\n",
-                      &with, &restarted, &cut, &plain) != 4)
+  if (!last)
     fail_msg("no last line in:\n%s", output);
   print_message("%s", last + 1);
-  assert_true(with >= 11);
-  assert_true(restarted >= 11);
-  assert_int_equal(cut, 0);
-  assert_int_equal(plain, 0); /* all facts lie before what the window holds */
+  assert_in_range(count_after(last, "with coldkv "), 11, DOCUMENT_FACTS);
+  assert_in_range(count_after(last, "after restart "), 11, DOCUMENT_FACTS);
+  assert_int_equal(count_after(last, "retrieval cut "), 0);
+  assert_int_equal(count_after(last, "plain window "), 0); /* all facts lie before what the window holds */
   assert_int_equal(status, 0);
 }
 

@@ -8,7 +8,7 @@
 
 #include "tools/bench/bench.h"
 
-enum { THREADS = 2, THREADS_MAX = 1024 };
+enum { THREADS = 1, THREADS_MAX = 1024 };
 
 static const struct {
   const char *name, *what;
@@ -72,7 +72,7 @@ static void usage(FILE *stream) {
   fputs("\noptions\n"
         "  --json         print one JSON object\n"
         "  --quick        a short run with less steady figures\n"
-        "  --threads N    for matrix products (default 2)\n"
+        "  --threads N    for matrix products (default 1)\n"
         "  --model DIR    folder of the tiny model\n"
         "  --coldkvd PATH the daemon (default: the one built with this program)\n"
         "  --help         this text\n",

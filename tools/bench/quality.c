@@ -20,8 +20,8 @@ enum {
   TOKENS = 2048,
   FIRST = 320, /* of the first block that does not see everything exactly */
   SLOTS = 64,
-  DOCUMENTS = 6,
-  DOCUMENTS_QUICK = 2,
+  DOCUMENTS = 4,
+  DOCUMENTS_QUICK = 1,
   DOCUMENT_BYTES = 16384,
   RECALL_EVERY = 4, /* every fourth block is looked at closely */
 };

@@ -51,8 +51,8 @@ static const char *const globals[] = {"_$a_$n = None", "$N_$d = $d * $d", "__all
 static const char *const docs[] = {
     "\"\"\"$V the $a $n of one $n.\"\"\"",
     "\"\"\"$V every $n in `$0` and return the $a one.\n\nThe $n must be $a, or a ValueError is raised.\n\"\"\"",
-    "\"\"\"\n$V a $n.\n\nParameters\n----------\n$0 : $n\n\tThe $a $n to $v.\n$1 : int, optional\n\tLargest number of "
-    "$a items. Default is $d.\n\nReturns\n-------\n$2 : list\n\"\"\"",
+    ("\"\"\"\n$V a $n.\n\nParameters\n----------\n$0 : $n\n\tThe $a $n to $v.\n$1 : int, optional\n\tLargest number of "
+     "$a items. Default is $d.\n\nReturns\n-------\n$2 : list\n\"\"\""),
     "\"\"\"Return the $n, or None if the $n is $a.\"\"\"",
     "# The $n may be $a here, so $v it first."};
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
+#include <assert.h>
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -126,25 +128,30 @@ static int read_weights(struct llama *llama, const char *dir, struct error *erro
   return result;
 }
 
+/* Makes room for the layers' pointers and for the rows of a block. */
+static int allocate(struct llama *l, const char *dir, struct error *error) {
+  const struct llama_config *c = &l->config;
+  size_t q_size = (size_t)c->heads * c->head_dim, kv_size = (size_t)c->kv_heads * c->head_dim;
+  size_t floats[] = {c->hidden, c->hidden, q_size, kv_size, kv_size, q_size, c->ffn, c->ffn};
+  float **rows[] = {&l->x, &l->h, &l->rows_q, &l->rows_k, &l->rows_v, &l->rows_out, &l->rows_gate, &l->rows_up};
+  assert(c->layers && c->hidden && c->ffn && q_size && kv_size); /* parse_config has seen to it */
+  l->layers = calloc(c->layers, sizeof *l->layers);
+  bool all = l->layers != NULL;
+  for (size_t i = 0; i < sizeof rows / sizeof *rows && all; i++)
+    all = (*rows[i] = malloc(floats[i] * LLAMA_BLOCK_MAX * sizeof(float))) != NULL;
+  return all ? 0 : error_set(error, ERR_MEMORY, "%s: no memory to run the model", dir);
+}
+
 int llama_load(struct llama **llama, const char *dir, struct error *error) {
   *llama = NULL;
   struct llama *l = calloc(1, sizeof *l);
   if (!l)
     return error_set(error, ERR_MEMORY, "%s: no memory to load the model", dir);
   int result = read_config(&l->config, dir, error);
-  const struct llama_config *c = &l->config;
-  if (!result && !(l->layers = calloc(c->layers, sizeof *l->layers)))
-    result = error_set(error, ERR_MEMORY, "%s: no memory to load the model", dir);
+  if (!result)
+    result = allocate(l, dir, error);
   if (!result)
     result = read_weights(l, dir, error);
-  if (!result) {
-    size_t q_size = (size_t)c->heads * c->head_dim, kv_size = (size_t)c->kv_heads * c->head_dim;
-    size_t floats[] = {c->hidden, c->hidden, q_size, kv_size, kv_size, q_size, c->ffn, c->ffn};
-    float **rows[] = {&l->x, &l->h, &l->rows_q, &l->rows_k, &l->rows_v, &l->rows_out, &l->rows_gate, &l->rows_up};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows && !result; i++)
-      if (!(*rows[i] = malloc(floats[i] * LLAMA_BLOCK_MAX * sizeof(float))))
-        result = error_set(error, ERR_MEMORY, "%s: no memory to run the model", dir);
-  }
   if (result) {
     llama_free(l);
     return result;

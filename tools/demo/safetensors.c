@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: The coldkv authors
 #include "tools/demo/safetensors.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -145,15 +146,16 @@ static int parse_header(struct safetensors *file, uint64_t size, struct error *e
 
 int safetensors_open(struct safetensors **file, const char *path, struct error *error) {
   struct safetensors *f = calloc(1, sizeof *f);
-  uint64_t size = 0, header_bytes;
-  int result = 0;
+  uint64_t size = 0;
   *file = NULL;
-  if (!f || !(f->path = strdup(path)))
-    result = error_set(error, ERR_MEMORY, "%s: no memory to open it", path);
-  if (!result)
-    result = read_file(f, &size, error);
+  if (!f || !(f->path = strdup(path))) {
+    free(f);
+    return error_set(error, ERR_MEMORY, "%s: no memory to open it", path);
+  }
+  int result = read_file(f, &size, error);
   if (!result) {
-    header_bytes = load_u64(f->bytes);
+    assert(f->bytes && size >= 8);
+    uint64_t header_bytes = load_u64(f->bytes);
     if (header_bytes > size - 8 || header_bytes > HEADER_BYTES_MAX) {
       result = error_set(error, ERR_CORRUPT, "%s: not a safetensors file, or cut short", path);
     } else {

@@ -48,6 +48,12 @@ int show_answer(const struct document *document, uint32_t fact, const char *answ
   return right;
 }
 
+void show_status(const char *when, const struct coldkv_status *status) {
+  printf("%s: %s tokens, %s of them stored, %s durable; reconnects: %s; lookups: %s, unanswered: %s.\n",
+         when, show_number(status->tokens), show_number(status->stored), show_number(status->durable),
+         show_number(status->reconnects), show_number(status->lookups), show_number(status->lookups_missed));
+}
+
 void show_bill(const struct coldkv_status *status, uint64_t fp16_bytes_per_token, uint64_t disk_bytes) {
   uint64_t fp16 = status->stored * fp16_bytes_per_token;
   printf("The bill for %s old tokens, in bytes\n", show_number(status->stored));

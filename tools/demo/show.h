@@ -20,6 +20,9 @@ void show_progress_end(void);
 /* One line of a stage's table; fact 0 prints its head first. Returns 1 when the answer is right, else 0. */
 int show_answer(const struct document *document, uint32_t fact, const char *answer);
 
+/* What a conversation has stored and what became of its connection, in one line that begins with `when`. */
+void show_status(const char *when, const struct coldkv_status *status);
+
 /* What memory costs, from the conversation's status, the model's size and the bytes on disk. */
 void show_bill(const struct coldkv_status *status, uint64_t fp16_bytes_per_token, uint64_t disk_bytes);
 
