@@ -13,8 +13,6 @@ void lookup_kernels_init(struct lookup_kernels *kernels, unsigned flags) {
       .prepare = query_prepare_c,
       .weighted = scan_weighted_c,
       .hamming = scan_hamming_c,
-      .above = scan_above_c,
-      .below = scan_below_c,
       .rescore = rescore_c,
   };
 #if defined(__x86_64__)

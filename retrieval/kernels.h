@@ -14,20 +14,28 @@ enum {
   SCAN_AHEAD = 4096, /* bytes that a scan prefetches ahead, past the end of its block too */
 };
 
-/* Scores of `count` records for each of `rows` queries: the sum of +-q4 by the signature bits, times the scale;
- * -infinity where k_scale is no valid scale. Row r writes to scores + r * SCAN_BLOCK. */
+/* What a scan of one block leaves for one row: bit i % 64 of passed[i / 64] is set where record i passed the row's
+ * threshold, and its score is in place i then. Other places, and other bits of the last word, say nothing and 0. */
+struct scan_scores {
+  uint64_t passed[SCAN_BLOCK / 64];
+  float scores[SCAN_BLOCK];
+};
+
+struct scan_distances {
+  uint64_t passed[SCAN_BLOCK / 64];
+  uint8_t distances[SCAN_BLOCK];
+};
+
+/* Scores `count` records for each of `rows` queries: the sum of +-q4 by the signature bits, times the scale. A record
+ * passes whose scale is valid and whose score is above thresholds[row]. */
 typedef void scan_weighted_fn(const struct query *queries, uint32_t rows, const uint8_t *signature,
-                              const uint8_t *k_scale, uint32_t count, float *scores);
+                              const uint8_t *k_scale, uint32_t count, const float *thresholds,
+                              struct scan_scores *results);
 
-/* Hamming distances of `count` signatures to the signs of each query, 0 to 128; rows as above. */
+/* Hamming distances of `count` signatures to the signs of each query, 0 to 128. Those below thresholds[row] pass, whatever
+ * their scale. */
 typedef void scan_hamming_fn(const struct query *queries, uint32_t rows, const uint8_t *signature, uint32_t count,
-                             uint8_t *distances);
-
-/* Writes the places where scores[i] > threshold, ascending; returns how many. */
-typedef uint32_t scan_above_fn(const float *scores, uint32_t count, float threshold, uint32_t *found);
-
-/* Writes the places where distances[i] < threshold, ascending; returns how many. */
-typedef uint32_t scan_below_fn(const uint8_t *distances, uint32_t count, uint32_t threshold, uint32_t *found);
+                             const uint32_t *thresholds, struct scan_distances *results);
 
 /* Asks for `bytes` bytes from `ahead` bytes after p: nothing is read, so it may be past the end of the column. */
 static inline void scan_prefetch(const uint8_t *p, uint32_t ahead, uint32_t bytes) {
@@ -40,15 +48,11 @@ struct lookup_kernels {
   query_prepare_fn *prepare;
   scan_weighted_fn *weighted;
   scan_hamming_fn *hamming;
-  scan_above_fn *above;
-  scan_below_fn *below;
   rescore_fn *rescore;
 };
 
 scan_weighted_fn scan_weighted_c;
 scan_hamming_fn scan_hamming_c;
-scan_above_fn scan_above_c;
-scan_below_fn scan_below_c;
 
 /* Fills the table with the best that a processor with these cpu_flags() runs. */
 void lookup_kernels_init(struct lookup_kernels *kernels, unsigned flags);

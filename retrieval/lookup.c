@@ -11,6 +11,7 @@
 
 enum {
   ROWS_AT_ONCE = 16, /* that share one pass over the signatures */
+  RESCORE_AHEAD = 32, /* candidates whose bytes are under way */
   ALIGNMENT = 64,
 };
 
@@ -25,9 +26,8 @@ struct lookup_scratch {
   struct rescore_code code; /* of the head_dim asked for last */
   struct range range;
   struct select selects[ROWS_AT_ONCE];
-  float scores[ROWS_AT_ONCE * SCAN_BLOCK];
-  uint8_t distances[ROWS_AT_ONCE * SCAN_BLOCK];
-  uint32_t found[SCAN_BLOCK];
+  struct scan_scores scores[ROWS_AT_ONCE];
+  struct scan_distances distances[ROWS_AT_ONCE];
 };
 
 /* --- memory ------------------------------------------------------------------------------------------------------ */
@@ -73,49 +73,71 @@ uint32_t lookup_default_candidates(uint64_t tokens) {
 
 /* --- scan -------------------------------------------------------------------------------------------------------- */
 
-/* Puts those of `count` scores that may be among the best into their row's select. */
-static void keep_scores(struct lookup_scratch *scratch, uint32_t row, uint32_t count, uint32_t ordinal) {
-  struct select *select = &scratch->selects[row];
-  const float *scores = scratch->scores + row * SCAN_BLOCK;
-  select_make_room(select, SCAN_BLOCK, scratch->spare.data);
-  uint32_t n = scratch->kernels->above(scores, count, select_score(select->threshold), scratch->found);
-  for (uint32_t i = 0; i < n; i++)
-    select_put(select, select_rank(scores[scratch->found[i]]), ordinal + scratch->found[i]);
+/* A block of records: entries of one part, and the ordinal of the first. */
+struct block {
+  const uint8_t *signature, *k_scale;
+  uint32_t count, ordinal;
+};
+
+/* Puts the scores that passed into a row's select, which has room for all. */
+static void put_scores(struct select *select, const struct scan_scores *result, const struct block *block) {
+  uint64_t *keys = select->keys + select->count;
+  for (uint32_t w = 0; 64 * w < block->count; w++)
+    for (uint64_t bits = result->passed[w]; bits; bits &= bits - 1) {
+      uint32_t i = 64 * w + (uint32_t)__builtin_ctzll(bits);
+      *keys++ = select_key(select_rank(result->scores[i]), block->ordinal + i);
+    }
+  select->count = (uint32_t)(keys - select->keys);
 }
 
 /* The same by distance. The scale has no part in that, so it is looked at only where the distance is good enough. */
-static void keep_distances(struct lookup_scratch *scratch, uint32_t row, const uint8_t *k_scale, uint32_t count,
-                           uint32_t ordinal) {
-  struct select *select = &scratch->selects[row];
-  const uint8_t *distances = scratch->distances + row * SCAN_BLOCK;
-  select_make_room(select, SCAN_BLOCK, scratch->spare.data);
-  uint32_t n = scratch->kernels->below(distances, count, select->threshold, scratch->found);
-  for (uint32_t i = 0; i < n; i++) {
-    uint32_t entry = scratch->found[i];
-    if (record_scale_valid(load_u16(k_scale + (size_t)entry * RECORD_K_SCALE_BYTES)))
-      select_put(select, distances[entry], ordinal + entry);
+static void put_distances(struct select *select, const struct scan_distances *result, const struct block *block) {
+  uint64_t *keys = select->keys + select->count;
+  for (uint32_t w = 0; 64 * w < block->count; w++)
+    for (uint64_t bits = result->passed[w]; bits; bits &= bits - 1) {
+      uint32_t i = 64 * w + (uint32_t)__builtin_ctzll(bits);
+      *keys = select_key(result->distances[i], block->ordinal + i);
+      keys += record_scale_valid(load_u16(block->k_scale + (size_t)i * RECORD_K_SCALE_BYTES));
+    }
+  select->count = (uint32_t)(keys - select->keys);
+}
+
+/* Scores a block for all rows and keeps what may be among the best. */
+static void scan_block(struct lookup_scratch *scratch, enum lookup_mode mode, const struct query *queries,
+                       uint32_t rows, const struct block *block) {
+  const struct lookup_kernels *kernels = scratch->kernels;
+  float above[ROWS_AT_ONCE];
+  uint32_t below[ROWS_AT_ONCE];
+  for (uint32_t r = 0; r < rows; r++) {
+    select_make_room(&scratch->selects[r], SCAN_BLOCK, scratch->spare.data);
+    below[r] = scratch->selects[r].threshold;
+    above[r] = select_score(below[r]);
+  }
+  if (mode == LOOKUP_HAMMING) {
+    kernels->hamming(queries, rows, block->signature, block->count, below, scratch->distances);
+    for (uint32_t r = 0; r < rows; r++)
+      put_distances(&scratch->selects[r], &scratch->distances[r], block);
+  } else {
+    kernels->weighted(queries, rows, block->signature, block->k_scale, block->count, above, scratch->scores);
+    for (uint32_t r = 0; r < rows; r++)
+      put_scores(&scratch->selects[r], &scratch->scores[r], block);
   }
 }
 
 /* Leaves the best candidates of each row in its select: one pass over the signatures for all of them. */
 static void scan_rows(struct lookup_scratch *scratch, enum lookup_mode mode, const struct query *queries,
                       uint32_t rows) {
-  const struct lookup_kernels *kernels = scratch->kernels;
   for (uint32_t s = 0; s < scratch->range.slice_count; s++) {
     const struct slice *slice = &scratch->range.slices[s];
     for (uint32_t at = 0; at < slice->count; at += SCAN_BLOCK) {
-      uint32_t count = slice->count - at < SCAN_BLOCK ? slice->count - at : SCAN_BLOCK;
       struct place place = {slice->columns, slice->begin + at};
-      const uint8_t *signature = place_signature(place), *k_scale = place_k_scale(place);
-      if (mode == LOOKUP_HAMMING)
-        kernels->hamming(queries, rows, signature, count, scratch->distances);
-      else
-        kernels->weighted(queries, rows, signature, k_scale, count, scratch->scores);
-      for (uint32_t r = 0; r < rows; r++)
-        if (mode == LOOKUP_HAMMING)
-          keep_distances(scratch, r, k_scale, count, slice->ordinal + at);
-        else
-          keep_scores(scratch, r, count, slice->ordinal + at);
+      struct block block = {
+          .signature = place_signature(place),
+          .k_scale = place_k_scale(place),
+          .count = slice->count - at < SCAN_BLOCK ? slice->count - at : SCAN_BLOCK,
+          .ordinal = slice->ordinal + at,
+      };
+      scan_block(scratch, mode, queries, rows, &block);
     }
   }
   for (uint32_t r = 0; r < rows; r++)
@@ -124,15 +146,32 @@ static void scan_rows(struct lookup_scratch *scratch, enum lookup_mode mode, con
 
 /* --- rescoring and winners --------------------------------------------------------------------------------------- */
 
-/* Replaces the rank of every candidate by that of its final score. */
+/* Finds where candidate i lies and asks for what rescoring it reads; candidates come in ascending order. */
+static void fetch(const struct lookup_scratch *scratch, const struct select *select, uint32_t i, uint32_t *slice,
+                  struct place places[RESCORE_AHEAD]) {
+  if (i >= select->count)
+    return;
+  struct place place = range_next(&scratch->range, select_key_ordinal(select->keys[i]), slice);
+  __builtin_prefetch(place_k_mag(place));
+  __builtin_prefetch(place_signature(place));
+  __builtin_prefetch(place_k_scale(place));
+  places[i % RESCORE_AHEAD] = place;
+}
+
+/* Replaces the rank of every candidate by that of its final score. Candidates lie anywhere in memory, so what they need is
+ * fetched some candidates ahead. */
 static void rescore(const struct lookup_scratch *scratch, const struct query *query, struct select *select) {
+  const struct lookup_kernels *kernels = scratch->kernels;
+  struct place places[RESCORE_AHEAD];
+  uint32_t slice = 0;
+  for (uint32_t i = 0; i < RESCORE_AHEAD; i++)
+    fetch(scratch, select, i, &slice, places);
   for (uint32_t i = 0; i < select->count; i++) {
-    uint32_t ordinal = select_key_ordinal(select->keys[i]);
-    struct place place = range_find(&scratch->range, ordinal);
-    int32_t sum =
-        scratch->kernels->rescore(&scratch->code, query->q12, place_signature(place), place_k_mag(place));
+    struct place place = places[i % RESCORE_AHEAD];
+    fetch(scratch, select, i + RESCORE_AHEAD, &slice, places);
+    int32_t sum = kernels->rescore(&scratch->code, query->q12, place_signature(place), place_k_mag(place));
     float score = (float)sum * f32_from_f16(load_u16(place_k_scale(place)));
-    select->keys[i] = select_key(select_rank(score), ordinal);
+    select->keys[i] = select_key(select_rank(score), select_key_ordinal(select->keys[i]));
   }
 }
 

@@ -2,8 +2,6 @@
 // SPDX-FileCopyrightText: The coldkv authors
 //
 // The scan in plain C: what every other version has to agree with.
-#include <math.h>
-
 #include "retrieval/kernels.h"
 
 /* With x = signature XOR sign, coordinate i adds -|q4| where bit i of x is set and +|q4| elsewhere; so the sum is that of
@@ -19,39 +17,29 @@ static int32_t weighted_sum(const struct query *query, const uint8_t *signature)
 }
 
 void scan_weighted_c(const struct query *queries, uint32_t rows, const uint8_t *signature, const uint8_t *k_scale,
-                     uint32_t count, float *scores) {
-  for (uint32_t r = 0; r < rows; r++)
+                     uint32_t count, const float *thresholds, struct scan_scores *results) {
+  for (uint32_t r = 0; r < rows; r++) {
+    memset(results[r].passed, 0, (count + 63) / 64 * sizeof(uint64_t));
     for (uint32_t i = 0; i < count; i++) {
       uint16_t scale = load_u16(k_scale + (size_t)i * RECORD_K_SCALE_BYTES);
-      int32_t sum = weighted_sum(&queries[r], signature + (size_t)i * RECORD_SIGNATURE_BYTES);
-      scores[r * SCAN_BLOCK + i] = record_scale_valid(scale) ? (float)sum * f32_from_f16(scale) : -INFINITY;
+      float sum = (float)weighted_sum(&queries[r], signature + (size_t)i * RECORD_SIGNATURE_BYTES);
+      float score = sum * f32_from_f16(scale);
+      results[r].scores[i] = score;
+      results[r].passed[i / 64] |= (uint64_t)(record_scale_valid(scale) && score > thresholds[r]) << i % 64;
     }
+  }
 }
 
 void scan_hamming_c(const struct query *queries, uint32_t rows, const uint8_t *signature, uint32_t count,
-                    uint8_t *distances) {
-  for (uint32_t r = 0; r < rows; r++)
+                    const uint32_t *thresholds, struct scan_distances *results) {
+  for (uint32_t r = 0; r < rows; r++) {
+    memset(results[r].passed, 0, (count + 63) / 64 * sizeof(uint64_t));
     for (uint32_t i = 0; i < count; i++) {
       const uint8_t *at = signature + (size_t)i * RECORD_SIGNATURE_BYTES;
-      distances[r * SCAN_BLOCK + i] = (uint8_t)(__builtin_popcountll(load_u64(at) ^ queries[r].sign[0]) +
-                                                __builtin_popcountll(load_u64(at + 8) ^ queries[r].sign[1]));
+      int distance = __builtin_popcountll(load_u64(at) ^ queries[r].sign[0]) +
+                     __builtin_popcountll(load_u64(at + 8) ^ queries[r].sign[1]);
+      results[r].distances[i] = (uint8_t)distance;
+      results[r].passed[i / 64] |= (uint64_t)((uint32_t)distance < thresholds[r]) << i % 64;
     }
-}
-
-uint32_t scan_above_c(const float *scores, uint32_t count, float threshold, uint32_t *found) {
-  uint32_t n = 0;
-  for (uint32_t i = 0; i < count; i++) {
-    found[n] = i; /* overwritten unless it counts; cheaper than a branch that cannot be predicted */
-    n += scores[i] > threshold;
   }
-  return n;
-}
-
-uint32_t scan_below_c(const uint8_t *distances, uint32_t count, uint32_t threshold, uint32_t *found) {
-  uint32_t n = 0;
-  for (uint32_t i = 0; i < count; i++) {
-    found[n] = i;
-    n += distances[i] < threshold;
-  }
-  return n;
 }

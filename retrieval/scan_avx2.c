@@ -6,14 +6,13 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#include <math.h>
 
 enum { GROUP = 32 };
 
 struct group {
   __m256i nibbles[QUERY_NIBBLES]; /* byte 16 l + i of each is of record 2 i + l */
   __m256 scales[4];
-  __m256 invalid[4]; /* all ones where the scale is none, else 0 */
+  uint32_t valid; /* scales */
 };
 
 TARGET_AVX2 static inline void interleave(const __m256i in[16], __m256i out[16]) {
@@ -36,11 +35,12 @@ TARGET_AVX2 static void load_group(const uint8_t *signature, const uint8_t *k_sc
     group->nibbles[2 * i] = _mm256_and_si256(a[i], low);
     group->nibbles[2 * i + 1] = _mm256_and_si256(_mm256_srli_epi16(a[i], 4), low);
   }
+  group->valid = 0;
   for (int i = 0; i < 4; i++) {
     __m128i scales = _mm_loadu_si128((const __m128i *)(k_scale + 16 * i));
     group->scales[i] = _mm256_cvtph_ps(scales);
-    __m256i wide = _mm256_cvtepu16_epi32(scales);
-    group->invalid[i] = _mm256_castsi256_ps(_mm256_cmpgt_epi32(wide, _mm256_set1_epi32(0x7bff)));
+    __m256i invalid = _mm256_cmpgt_epi32(_mm256_cvtepu16_epi32(scales), _mm256_set1_epi32(0x7bff));
+    group->valid |= (~(uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(invalid)) & 0xff) << 8 * i;
   }
 }
 
@@ -67,46 +67,53 @@ TARGET_AVX2 static inline void opposed_sums(const struct query *query, const str
   *second = _mm256_shuffle_epi8(_mm256_permute4x64_epi64(high, 0xd8), merge);
 }
 
-TARGET_AVX2 static inline void put_scores(__m128i sums, const struct group *group, int i, float *scores) {
-  __m256 products = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(sums)), group->scales[i]);
-  _mm256_storeu_ps(scores + 8 * i, _mm256_blendv_ps(products, _mm256_set1_ps(-INFINITY), group->invalid[i]));
+/* Scores 8 records; returns which pass. */
+TARGET_AVX2 static inline uint32_t put_scores(__m128i sums, __m256 scales, __m256 limit, float *scores) {
+  __m256 products = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(sums)), scales);
+  _mm256_storeu_ps(scores, products);
+  return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(products, limit, _CMP_GT_OQ));
 }
 
-TARGET_AVX2 static inline void score_group(const struct query *query, const struct group *group, float *scores) {
+/* Scores 32 records; returns which pass. */
+TARGET_AVX2 static inline uint32_t score_group(const struct query *query, const struct group *group, float threshold,
+                                               float *scores) {
   __m256i first, second, total = _mm256_set1_epi16((int16_t)query->magnitude_sum);
+  __m256 limit = _mm256_set1_ps(threshold);
   opposed_sums(query, group, &first, &second);
   first = _mm256_sub_epi16(total, _mm256_add_epi16(first, first));
   second = _mm256_sub_epi16(total, _mm256_add_epi16(second, second));
-  put_scores(_mm256_castsi256_si128(first), group, 0, scores);
-  put_scores(_mm256_extracti128_si256(first, 1), group, 1, scores);
-  put_scores(_mm256_castsi256_si128(second), group, 2, scores);
-  put_scores(_mm256_extracti128_si256(second, 1), group, 3, scores);
+  uint32_t passed = put_scores(_mm256_castsi256_si128(first), group->scales[0], limit, scores);
+  passed |= put_scores(_mm256_extracti128_si256(first, 1), group->scales[1], limit, scores + 8) << 8;
+  passed |= put_scores(_mm256_castsi256_si128(second), group->scales[2], limit, scores + 16) << 16;
+  passed |= put_scores(_mm256_extracti128_si256(second, 1), group->scales[3], limit, scores + 24) << 24;
+  return passed & group->valid;
+}
+
+/* Sets the bits of records at .. at + 31. */
+static inline void put_passed(uint64_t *passed, uint32_t at, uint32_t bits) {
+  passed[at / 64] = at % 64 ? passed[at / 64] | (uint64_t)bits << 32 : bits;
 }
 
 TARGET_AVX2 static void scan_weighted_avx2(const struct query *queries, uint32_t rows, const uint8_t *signature,
-                                           const uint8_t *k_scale, uint32_t count, float *scores) {
+                                           const uint8_t *k_scale, uint32_t count, const float *thresholds,
+                                           struct scan_scores *results) {
   struct group group;
-  uint32_t at = 0;
-  for (; at + GROUP <= count; at += GROUP) {
+  for (uint32_t at = 0; at < count; at += GROUP) {
     const uint8_t *signatures = signature + (size_t)at * RECORD_SIGNATURE_BYTES;
     const uint8_t *scales = k_scale + (size_t)at * RECORD_K_SCALE_BYTES;
     scan_prefetch(signatures, SCAN_AHEAD, GROUP * RECORD_SIGNATURE_BYTES);
     scan_prefetch(scales, SCAN_AHEAD / 4, GROUP * RECORD_K_SCALE_BYTES);
-    load_group(signatures, scales, &group);
+    if (count - at >= GROUP) {
+      load_group(signatures, scales, &group);
+    } else { /* `scores` has room for a whole group, the columns have not */
+      uint8_t padded[GROUP * RECORD_SIGNATURE_BYTES] = {0}, padded_scales[GROUP * RECORD_K_SCALE_BYTES] = {0};
+      memcpy(padded, signatures, (count - at) * RECORD_SIGNATURE_BYTES);
+      memcpy(padded_scales, scales, (count - at) * RECORD_K_SCALE_BYTES);
+      load_group(padded, padded_scales, &group);
+      group.valid &= (1u << (count - at)) - 1;
+    }
     for (uint32_t r = 0; r < rows; r++)
-      score_group(&queries[r], &group, scores + r * SCAN_BLOCK + at);
-  }
-  if (at == count)
-    return;
-  uint32_t rest = count - at;
-  uint8_t signatures[GROUP * RECORD_SIGNATURE_BYTES] = {0}, scales[GROUP * RECORD_K_SCALE_BYTES] = {0};
-  memcpy(signatures, signature + (size_t)at * RECORD_SIGNATURE_BYTES, rest * RECORD_SIGNATURE_BYTES);
-  memcpy(scales, k_scale + (size_t)at * RECORD_K_SCALE_BYTES, rest * RECORD_K_SCALE_BYTES);
-  load_group(signatures, scales, &group);
-  for (uint32_t r = 0; r < rows; r++) {
-    float padded[GROUP];
-    score_group(&queries[r], &group, padded);
-    memcpy(scores + r * SCAN_BLOCK + at, padded, rest * sizeof *scores);
+      put_passed(results[r].passed, at, score_group(&queries[r], &group, thresholds[r], results[r].scores + at));
   }
 }
 
@@ -138,59 +145,29 @@ TARGET_AVX2 static inline __m256i distances_of(__m256i sign, const uint8_t *sign
 }
 
 TARGET_AVX2 static void scan_hamming_avx2(const struct query *queries, uint32_t rows, const uint8_t *signature,
-                                          uint32_t count, uint8_t *distances) {
-  for (uint32_t r = 0; r < rows; r++, distances += SCAN_BLOCK) {
+                                          uint32_t count, const uint32_t *thresholds, struct scan_distances *results) {
+  for (uint32_t r = 0; r < rows; r++) {
     __m256i sign = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)queries[r].sign));
-    uint32_t at = 0;
-    for (; at + GROUP <= count; at += GROUP) {
+    /* d < threshold as d <= most, which unsigned bytes can be compared for; nothing passes a threshold of 0 */
+    uint32_t all = thresholds[r] ? UINT32_MAX : 0;
+    __m256i most = _mm256_set1_epi8((char)(thresholds[r] < 256 ? thresholds[r] - 1 : 255));
+    for (uint32_t at = 0; at < count; at += GROUP) {
       const uint8_t *signatures = signature + (size_t)at * RECORD_SIGNATURE_BYTES;
+      uint8_t padded[GROUP * RECORD_SIGNATURE_BYTES];
+      uint32_t wanted = all;
       scan_prefetch(signatures, SCAN_AHEAD, GROUP * RECORD_SIGNATURE_BYTES);
-      _mm256_storeu_si256((__m256i *)(distances + at), distances_of(sign, signatures));
+      if (count - at < GROUP) {
+        memset(padded, 0, sizeof padded);
+        memcpy(padded, signatures, (count - at) * RECORD_SIGNATURE_BYTES);
+        signatures = padded;
+        wanted &= (1u << (count - at)) - 1;
+      }
+      __m256i found = distances_of(sign, signatures);
+      _mm256_storeu_si256((__m256i *)(results[r].distances + at), found);
+      __m256i passed = _mm256_cmpeq_epi8(_mm256_min_epu8(found, most), found);
+      put_passed(results[r].passed, at, (uint32_t)_mm256_movemask_epi8(passed) & wanted);
     }
-    if (at == count)
-      continue;
-    uint8_t padded[GROUP * RECORD_SIGNATURE_BYTES] = {0}, found[GROUP];
-    memcpy(padded, signature + (size_t)at * RECORD_SIGNATURE_BYTES, (count - at) * RECORD_SIGNATURE_BYTES);
-    _mm256_storeu_si256((__m256i *)found, distances_of(sign, padded));
-    memcpy(distances + at, found, count - at);
   }
-}
-
-/* --- what passes the threshold ----------------------------------------------------------------------------------- */
-
-/* Writes the places of the bits of `mask`; returns how many there are now. */
-TARGET_AVX2 static inline uint32_t put_places(uint32_t mask, uint32_t at, uint32_t *found, uint32_t n) {
-  for (; mask; mask &= mask - 1)
-    found[n++] = at + (uint32_t)__builtin_ctz(mask);
-  return n;
-}
-
-TARGET_AVX2 static uint32_t scan_above_avx2(const float *scores, uint32_t count, float threshold, uint32_t *found) {
-  const __m256 limit = _mm256_set1_ps(threshold);
-  uint32_t n = 0, at = 0;
-  for (; at + 8 <= count; at += 8) {
-    __m256 above = _mm256_cmp_ps(_mm256_loadu_ps(scores + at), limit, _CMP_GT_OQ);
-    n = put_places((uint32_t)_mm256_movemask_ps(above), at, found, n);
-  }
-  for (; at < count; at++)
-    n = put_places(scores[at] > threshold, at, found, n);
-  return n;
-}
-
-TARGET_AVX2 static uint32_t scan_below_avx2(const uint8_t *distances, uint32_t count, uint32_t threshold,
-                                            uint32_t *found) {
-  if (threshold == 0)
-    return 0;
-  const __m256i limit = _mm256_set1_epi8((char)(threshold < 256 ? threshold - 1 : 255)); /* d <= limit */
-  uint32_t n = 0, at = 0;
-  for (; at + 32 <= count; at += 32) {
-    __m256i d = _mm256_loadu_si256((const __m256i *)(distances + at));
-    __m256i below = _mm256_cmpeq_epi8(_mm256_min_epu8(d, limit), d);
-    n = put_places((uint32_t)_mm256_movemask_epi8(below), at, found, n);
-  }
-  for (; at < count; at++)
-    n = put_places(distances[at] < threshold, at, found, n);
-  return n;
 }
 
 void scan_init_avx2(struct lookup_kernels *kernels, unsigned flags) {
@@ -199,7 +176,5 @@ void scan_init_avx2(struct lookup_kernels *kernels, unsigned flags) {
   kernels->name = "avx2";
   kernels->weighted = scan_weighted_avx2;
   kernels->hamming = scan_hamming_avx2;
-  kernels->above = scan_above_avx2;
-  kernels->below = scan_below_avx2;
 }
 #endif

@@ -11,7 +11,6 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#include <math.h>
 
 enum { GROUP = 64 };
 
@@ -75,24 +74,31 @@ TARGET_AVX512 static inline void opposed_sums(const struct query *query, const s
   *second = _mm512_unpackhi_epi64(even, odd);
 }
 
-TARGET_AVX512 static inline void put_scores(__m256i sums, __m512 scales, __mmask16 valid, float *scores) {
-  __m512 products = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(sums));
-  _mm512_storeu_ps(scores, _mm512_mask_mul_ps(_mm512_set1_ps(-INFINITY), valid, products, scales));
+/* Scores 16 records; returns which pass. */
+TARGET_AVX512 static inline __mmask16 put_scores(__m256i sums, __m512 scales, __m512 limit, float *scores) {
+  __m512 products = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(sums)), scales);
+  _mm512_storeu_ps(scores, products);
+  return _mm512_cmp_ps_mask(products, limit, _CMP_GT_OQ);
 }
 
-TARGET_AVX512 static inline void score_group(const struct query *query, const struct group *group, float *scores) {
+/* Scores 64 records; returns which pass. */
+TARGET_AVX512 static inline uint64_t score_group(const struct query *query, const struct group *group, float threshold,
+                                                 float *scores) {
   __m512i first, second, total = _mm512_set1_epi16((int16_t)query->magnitude_sum);
+  __m512 limit = _mm512_set1_ps(threshold);
   opposed_sums(query, group, &first, &second);
   first = _mm512_sub_epi16(total, _mm512_add_epi16(first, first));
   second = _mm512_sub_epi16(total, _mm512_add_epi16(second, second));
-  put_scores(_mm512_castsi512_si256(first), group->scales[0], (__mmask16)group->valid, scores);
-  put_scores(_mm512_extracti64x4_epi64(first, 1), group->scales[1], (__mmask16)(group->valid >> 16), scores + 16);
-  put_scores(_mm512_castsi512_si256(second), group->scales[2], (__mmask16)(group->valid >> 32), scores + 32);
-  put_scores(_mm512_extracti64x4_epi64(second, 1), group->scales[3], (__mmask16)(group->valid >> 48), scores + 48);
+  uint64_t passed = put_scores(_mm512_castsi512_si256(first), group->scales[0], limit, scores);
+  passed |= (uint64_t)put_scores(_mm512_extracti64x4_epi64(first, 1), group->scales[1], limit, scores + 16) << 16;
+  passed |= (uint64_t)put_scores(_mm512_castsi512_si256(second), group->scales[2], limit, scores + 32) << 32;
+  passed |= (uint64_t)put_scores(_mm512_extracti64x4_epi64(second, 1), group->scales[3], limit, scores + 48) << 48;
+  return passed & group->valid;
 }
 
 TARGET_AVX512 static void scan_weighted_avx512(const struct query *queries, uint32_t rows, const uint8_t *signature,
-                                               const uint8_t *k_scale, uint32_t count, float *scores) {
+                                               const uint8_t *k_scale, uint32_t count, const float *thresholds,
+                                               struct scan_scores *results) {
   struct group group;
   uint32_t at = 0;
   for (; at + GROUP <= count; at += GROUP) {
@@ -102,20 +108,18 @@ TARGET_AVX512 static void scan_weighted_avx512(const struct query *queries, uint
     scan_prefetch(scales, SCAN_AHEAD / 4, GROUP * RECORD_K_SCALE_BYTES);
     load_group(signatures, scales, &group);
     for (uint32_t r = 0; r < rows; r++)
-      score_group(&queries[r], &group, scores + r * SCAN_BLOCK + at);
+      results[r].passed[at / 64] = score_group(&queries[r], &group, thresholds[r], results[r].scores + at);
   }
   if (at == count)
     return;
-  uint32_t rest = count - at;
+  uint32_t rest = count - at; /* `scores` has room for a whole group, the columns have not */
   uint8_t signatures[GROUP * RECORD_SIGNATURE_BYTES] = {0}, scales[GROUP * RECORD_K_SCALE_BYTES] = {0};
   memcpy(signatures, signature + (size_t)at * RECORD_SIGNATURE_BYTES, rest * RECORD_SIGNATURE_BYTES);
   memcpy(scales, k_scale + (size_t)at * RECORD_K_SCALE_BYTES, rest * RECORD_K_SCALE_BYTES);
   load_group(signatures, scales, &group);
-  for (uint32_t r = 0; r < rows; r++) {
-    float padded[GROUP];
-    score_group(&queries[r], &group, padded);
-    memcpy(scores + r * SCAN_BLOCK + at, padded, rest * sizeof *scores);
-  }
+  group.valid &= (UINT64_C(1) << rest) - 1;
+  for (uint32_t r = 0; r < rows; r++)
+    results[r].passed[at / 64] = score_group(&queries[r], &group, thresholds[r], results[r].scores + at);
 }
 
 /* --- Hamming distances ------------------------------------------------------------------------------------------- */
@@ -154,59 +158,30 @@ TARGET_AVX512 static inline __m512i order_distances(__m512i low, __m512i high) {
   }                                                                                                                    \
                                                                                                                        \
   TARGET static void NAME(const struct query *queries, uint32_t rows, const uint8_t *signature, uint32_t count,        \
-                          uint8_t *distances) {                                                                        \
-    for (uint32_t r = 0; r < rows; r++, distances += SCAN_BLOCK) {                                                     \
+                          const uint32_t *thresholds, struct scan_distances *results) {                                \
+    for (uint32_t r = 0; r < rows; r++) {                                                                              \
       __m512i sign = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)queries[r].sign));                        \
+      __m512i limit = _mm512_set1_epi8((char)(thresholds[r] < 255 ? thresholds[r] : 255));                             \
       uint32_t at = 0;                                                                                                 \
       for (; at + GROUP <= count; at += GROUP) {                                                                       \
         const uint8_t *signatures = signature + (size_t)at * RECORD_SIGNATURE_BYTES;                                   \
         scan_prefetch(signatures, SCAN_AHEAD, GROUP * RECORD_SIGNATURE_BYTES);                                         \
-        _mm512_storeu_si512(distances + at, NAME##_group(sign, signatures));                                           \
+        __m512i found = NAME##_group(sign, signatures);                                                                \
+        _mm512_storeu_si512(results[r].distances + at, found);                                                         \
+        results[r].passed[at / 64] = _mm512_cmplt_epu8_mask(found, limit);                                             \
       }                                                                                                                \
       if (at == count)                                                                                                 \
         continue;                                                                                                      \
       uint8_t padded[GROUP * RECORD_SIGNATURE_BYTES] = {0};                                                            \
       memcpy(padded, signature + (size_t)at * RECORD_SIGNATURE_BYTES, (count - at) * RECORD_SIGNATURE_BYTES);          \
-      _mm512_mask_storeu_epi8(distances + at, ((__mmask64)1 << (count - at)) - 1, NAME##_group(sign, padded));         \
+      __m512i found = NAME##_group(sign, padded);                                                                      \
+      _mm512_storeu_si512(results[r].distances + at, found);                                                           \
+      results[r].passed[at / 64] = _mm512_cmplt_epu8_mask(found, limit) & ((UINT64_C(1) << (count - at)) - 1);         \
     }                                                                                                                  \
   }
 
 DEFINE_SCAN_HAMMING(scan_hamming_avx512, TARGET_AVX512, count_bits_avx512)
 DEFINE_SCAN_HAMMING(scan_hamming_vpopcnt, TARGET_AVX512_VPOPCNT, count_bits_vpopcnt)
-
-/* --- what passes the threshold ----------------------------------------------------------------------------------- */
-
-TARGET_AVX512 static uint32_t scan_above_avx512(const float *scores, uint32_t count, float threshold,
-                                                uint32_t *found) {
-  const __m512 limit = _mm512_set1_ps(threshold);
-  const __m512i steps = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-  uint32_t n = 0;
-  for (uint32_t at = 0; at < count; at += 16) {
-    __mmask16 wanted = count - at < 16 ? (__mmask16)((1u << (count - at)) - 1) : 0xffff;
-    __mmask16 above =
-        _mm512_mask_cmp_ps_mask(wanted, _mm512_maskz_loadu_ps(wanted, scores + at), limit, _CMP_GT_OQ);
-    if (above) {
-      __m512i places = _mm512_maskz_compress_epi32(above, _mm512_add_epi32(steps, _mm512_set1_epi32((int32_t)at)));
-      uint32_t more = (uint32_t)_mm_popcnt_u32(above);
-      _mm512_mask_storeu_epi32(found + n, (__mmask16)((1u << more) - 1), places);
-      n += more;
-    }
-  }
-  return n;
-}
-
-TARGET_AVX512 static uint32_t scan_below_avx512(const uint8_t *distances, uint32_t count, uint32_t threshold,
-                                                uint32_t *found) {
-  const __m512i limit = _mm512_set1_epi8((char)(threshold < 255 ? threshold : 255));
-  uint32_t n = 0;
-  for (uint32_t at = 0; at < count; at += 64) {
-    __mmask64 wanted = count - at < 64 ? ((__mmask64)1 << (count - at)) - 1 : ~(__mmask64)0;
-    __mmask64 below = _mm512_mask_cmplt_epu8_mask(wanted, _mm512_maskz_loadu_epi8(wanted, distances + at), limit);
-    for (; below; below &= below - 1)
-      found[n++] = at + (uint32_t)__builtin_ctzll(below);
-  }
-  return n;
-}
 
 void scan_init_avx512(struct lookup_kernels *kernels, unsigned flags) {
   if (!(flags & CPU_AVX512))
@@ -214,8 +189,6 @@ void scan_init_avx512(struct lookup_kernels *kernels, unsigned flags) {
   kernels->name = "avx512";
   kernels->weighted = scan_weighted_avx512;
   kernels->hamming = scan_hamming_avx512;
-  kernels->above = scan_above_avx512;
-  kernels->below = scan_below_avx512;
   if (flags & CPU_AVX512_VPOPCNT) {
     kernels->name = "avx512_vpopcnt";
     kernels->hamming = scan_hamming_vpopcnt;

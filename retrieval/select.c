@@ -3,6 +3,7 @@
 #include "retrieval/select.h"
 
 #include <assert.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 enum { BUCKETS = 1024, SORT_BELOW = 64 };
@@ -81,7 +82,20 @@ void select_init(struct select *select, uint64_t *keys, uint32_t limit, uint32_t
   select->threshold = SELECT_RANK_NEVER;
 }
 
-/* A later key of the same rank as the worst that is kept loses against it, so only lower ranks can get in. */
+/* Before the first trim: ranks beyond the worst of more than enough keys cannot get in. */
+static void find_bounds(struct select *select) {
+  uint32_t low = UINT32_MAX, high = 0;
+  for (uint32_t i = 0; i < select->count; i++) {
+    uint32_t rank = select_key_rank(select->keys[i]);
+    low = rank < low ? rank : low;
+    high = rank > high ? rank : high;
+  }
+  select->low = low;
+  select->threshold = high + 1;
+}
+
+/* Drops all but the best `limit`. A later key of the same rank as the worst that is kept loses against it, so that only
+ * lower ranks can still get in. */
 static void trim(struct select *select, uint64_t *spare) {
   uint64_t last = nth_smallest(select->keys, select->count, select->limit - 1, spare);
   uint32_t n = 0;
@@ -93,8 +107,36 @@ static void trim(struct select *select, uint64_t *spare) {
   select->threshold = select_key_rank(last);
 }
 
+/* Drops about as much in fewer passes: counts keys by equal parts of the ranks that they can have, and drops whole parts.
+ * Returns false when keys crowd in one part, so that too little would go. */
+static bool trim_roughly(struct select *select) {
+  uint32_t low = select->low, high = select->threshold, sizes[BUCKETS] = {0};
+  uint32_t shift = bucket_shift(low, high);
+  for (uint32_t i = 0; i < select->count; i++) {
+    uint32_t rank = select_key_rank(select->keys[i]); /* at most `high`, and below `low` only if it came later */
+    sizes[rank > low ? (rank - low) >> shift : 0]++;
+  }
+  uint32_t bucket = 0, kept = sizes[0];
+  while (kept < select->limit)
+    kept += sizes[++bucket];
+  if (kept > select->limit + select->limit / 2)
+    return false;
+  uint32_t end = low + ((bucket + 1) << shift), n = 0;
+  for (uint32_t i = 0; i < select->count; i++) {
+    select->keys[n] = select->keys[i];
+    n += select_key_rank(select->keys[i]) < end;
+  }
+  select->count = n;
+  select->threshold = end;
+  return true;
+}
+
 void select_make_room(struct select *select, uint32_t step, uint64_t *spare) {
-  if (select->capacity - select->count < step && select->count > select->limit)
+  if (select->capacity - select->count >= step || select->count <= select->limit)
+    return;
+  if (select->threshold == SELECT_RANK_NEVER)
+    find_bounds(select);
+  if (!trim_roughly(select))
     trim(select, spare);
 }
 

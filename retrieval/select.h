@@ -15,9 +15,10 @@
 /* Ascending rank = descending score. Minus zero ranks as zero; no NaN. */
 static inline uint32_t select_rank(float score) {
   uint32_t bits;
-  score += 0.0f; /* minus zero becomes zero */
   memcpy(&bits, &score, sizeof bits);
-  return bits & 0x80000000u ? bits : bits ^ 0x7fffffffu;
+  if (bits & 0x80000000u)
+    return bits == 0x80000000u ? 0x7fffffffu : bits;
+  return bits ^ 0x7fffffffu;
 }
 
 /* The score of a rank. */
@@ -39,6 +40,7 @@ struct select {
   uint32_t limit;     /* C, at least 1 */
   uint32_t capacity;
   uint32_t threshold; /* only ranks below this can still get in */
+  uint32_t low;       /* the least rank at the first trim */
 };
 
 /* Keys to provide for when at most `step` are put in between two calls of select_make_room. */

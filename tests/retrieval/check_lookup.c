@@ -56,21 +56,27 @@ static void run(void *context) {
 
 /* The scan of the same records, and nothing else. */
 static void scan_only(void *context) {
-  static float scores[ROWS * SCAN_BLOCK];
+  static struct scan_scores scores[16];
+  static struct scan_distances distances[16];
   static struct query prepared[16];
+  static const uint32_t nearest[16];
+  static float highest[16];
   struct bench *bench = context;
   const struct lookup_kernels *kernels = lookup_kernels();
   for (uint32_t first = 0; first < bench->request.rows; first += 16) {
     uint32_t rows = bench->request.rows - first < 16 ? bench->request.rows - first : 16;
-    for (uint32_t r = 0; r < rows; r++)
+    for (uint32_t r = 0; r < rows; r++) {
       kernels->prepare(&prepared[r], 128, (const uint8_t *)queries[first + r]);
+      highest[r] = 1e9f;
+    }
     for (int p = 0; p < PARTS; p++)
-      for (uint32_t at = 0; at < SEGMENT; at += SCAN_BLOCK)
+      for (uint32_t at = 0; at < SEGMENT; at += SCAN_BLOCK) {
+        const uint8_t *signature = bench->parts[p].signature + 16 * at, *k_scale = bench->parts[p].k_scale + 2 * at;
         if (bench->request.mode == LOOKUP_HAMMING)
-          kernels->hamming(prepared, rows, bench->parts[p].signature + 16 * at, SCAN_BLOCK, (uint8_t *)scores);
+          kernels->hamming(prepared, rows, signature, SCAN_BLOCK, nearest, distances);
         else
-          kernels->weighted(prepared, rows, bench->parts[p].signature + 16 * at, bench->parts[p].k_scale + 2 * at,
-                            SCAN_BLOCK, scores);
+          kernels->weighted(prepared, rows, signature, k_scale, SCAN_BLOCK, highest, scores);
+      }
   }
 }
 

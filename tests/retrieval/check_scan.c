@@ -111,56 +111,70 @@ static void check_prepare(const char *level) {
     }
 }
 
+/* Bits of the block's records must agree, and so must the scores of those that passed. */
+static bool same_scores(const struct scan_scores *wanted, const struct scan_scores *got, uint32_t count) {
+  bool same = true;
+  for (uint32_t w = 0; 64 * w < count; w++)
+    same &= wanted->passed[w] == got->passed[w];
+  for (uint32_t i = 0; i < count; i++)
+    if (wanted->passed[i / 64] >> i % 64 & 1)
+      same &= memcmp(&wanted->scores[i], &got->scores[i], sizeof got->scores[i]) == 0;
+  return same;
+}
+
+static bool same_distances(const struct scan_distances *wanted, const struct scan_distances *got, uint32_t count) {
+  bool same = true;
+  for (uint32_t w = 0; 64 * w < count; w++)
+    same &= wanted->passed[w] == got->passed[w];
+  for (uint32_t i = 0; i < count; i++)
+    if (wanted->passed[i / 64] >> i % 64 & 1)
+      same &= wanted->distances[i] == got->distances[i];
+  return same;
+}
+
 static void check_weighted(struct random *random, const char *level, uint32_t count, int kind) {
-  static float wanted[ROWS * SCAN_BLOCK], got[ROWS * SCAN_BLOCK];
+  static const float limits[] = {-INFINITY, INFINITY, 0, -0.0f, 3, -5, 1e3f};
   struct query queries[ROWS];
+  struct scan_scores *wanted = allocate(ROWS * sizeof *wanted), *got = allocate(ROWS * sizeof *got);
+  float thresholds[ROWS];
   uint32_t rows = 1 + (uint32_t)random_below(random, ROWS);
   make_queries(random, queries, rows);
   struct columns columns = columns_make(random, count, kind, queries);
-  memset(wanted, 0x55, sizeof wanted); /* nothing may be written after the last score of a row */
-  memset(got, 0x55, sizeof got);
-  c.weighted(queries, rows, columns.signature, columns.k_scale, count, wanted);
-  other.weighted(queries, rows, columns.signature, columns.k_scale, count, got);
-  check_report("weighted", level, memcmp(wanted, got, sizeof got) == 0);
+  memset(wanted, 0x55, ROWS * sizeof *wanted);
+  memset(got, 0xaa, ROWS * sizeof *got);
+  for (uint32_t r = 0; r < rows; r++)
+    thresholds[r] = limits[random_below(random, sizeof limits / sizeof *limits)];
+  if (kind == 0)
+    thresholds[0] = -INFINITY;
+  c.weighted(queries, rows, columns.signature, columns.k_scale, count, thresholds, wanted);
+  other.weighted(queries, rows, columns.signature, columns.k_scale, count, thresholds, got);
+  for (uint32_t r = 0; r < rows; r++)
+    check_report("weighted", level, same_scores(&wanted[r], &got[r], count));
   columns_free(columns);
+  free(wanted);
+  free(got);
 }
 
 static void check_hamming(struct random *random, const char *level, uint32_t count, int kind) {
-  static uint8_t wanted[ROWS * SCAN_BLOCK], got[ROWS * SCAN_BLOCK];
+  static const uint32_t limits[] = {0, 1, 40, 64, 100, 128, 129, 255, 256, 0xff800000u};
   struct query queries[ROWS];
-  uint32_t rows = 1 + (uint32_t)random_below(random, ROWS);
+  struct scan_distances *wanted = allocate(ROWS * sizeof *wanted), *got = allocate(ROWS * sizeof *got);
+  uint32_t thresholds[ROWS], rows = 1 + (uint32_t)random_below(random, ROWS);
   make_queries(random, queries, rows);
   struct columns columns = columns_make(random, count, kind, queries);
-  memset(wanted, 0x55, sizeof wanted);
-  memset(got, 0x55, sizeof got);
-  c.hamming(queries, rows, columns.signature, count, wanted);
-  other.hamming(queries, rows, columns.signature, count, got);
-  check_report("hamming", level, memcmp(wanted, got, sizeof got) == 0);
+  memset(wanted, 0x55, ROWS * sizeof *wanted);
+  memset(got, 0xaa, ROWS * sizeof *got);
+  for (uint32_t r = 0; r < rows; r++)
+    thresholds[r] = limits[random_below(random, sizeof limits / sizeof *limits)];
+  if (kind == 0)
+    thresholds[0] = 256;
+  c.hamming(queries, rows, columns.signature, count, thresholds, wanted);
+  other.hamming(queries, rows, columns.signature, count, thresholds, got);
+  for (uint32_t r = 0; r < rows; r++)
+    check_report("hamming", level, same_distances(&wanted[r], &got[r], count));
   columns_free(columns);
-}
-
-static void check_thresholds(struct random *random, const char *level, uint32_t count) {
-  float *scores = allocate(count * sizeof *scores);
-  uint8_t *distances = allocate(count);
-  static uint32_t wanted[SCAN_BLOCK], got[SCAN_BLOCK];
-  static const float thresholds[] = {-INFINITY, INFINITY, 0, -0.0f, 3, -5, 8.5f};
-  for (uint32_t i = 0; i < count; i++) {
-    scores[i] = random_below(random, 20) ? (float)((int)random_below(random, 21) - 10) : -INFINITY;
-    distances[i] = (uint8_t)random_below(random, 129);
-  }
-  for (size_t t = 0; t < sizeof thresholds / sizeof *thresholds; t++) {
-    uint32_t n = c.above(scores, count, thresholds[t], wanted);
-    bool right = other.above(scores, count, thresholds[t], got) == n && memcmp(wanted, got, n * sizeof *got) == 0;
-    check_report("above", level, right);
-  }
-  static const uint32_t limits[] = {0, 1, 64, 128, 129, 255, 256, 0xff800000u};
-  for (size_t t = 0; t < sizeof limits / sizeof *limits; t++) {
-    uint32_t n = c.below(distances, count, limits[t], wanted);
-    bool right = other.below(distances, count, limits[t], got) == n && memcmp(wanted, got, n * sizeof *got) == 0;
-    check_report("below", level, right);
-  }
-  free(scores);
-  free(distances);
+  free(wanted);
+  free(got);
 }
 
 /* --- times ------------------------------------------------------------------------------------------------------- */
@@ -173,32 +187,24 @@ struct bench {
   uint32_t count, rows;
 };
 
-static float bench_scores[ROWS * SCAN_BLOCK];
-static uint8_t bench_distances[ROWS * SCAN_BLOCK];
-static uint32_t bench_found[SCAN_BLOCK];
-
 static void bench_weighted(void *context) {
+  static struct scan_scores results[ROWS];
   struct bench *bench = context;
+  float thresholds[ROWS];
+  for (int r = 0; r < ROWS; r++)
+    thresholds[r] = INFINITY;
   for (uint32_t at = 0; at < bench->count; at += SCAN_BLOCK)
     other.weighted(bench->queries, bench->rows, bench->columns.signature + (size_t)at * 16,
-                   bench->columns.k_scale + (size_t)at * 2, SCAN_BLOCK, bench_scores);
+                   bench->columns.k_scale + (size_t)at * 2, SCAN_BLOCK, thresholds, results);
 }
 
 static void bench_hamming(void *context) {
+  static struct scan_distances results[ROWS];
+  static const uint32_t thresholds[ROWS];
   struct bench *bench = context;
   for (uint32_t at = 0; at < bench->count; at += SCAN_BLOCK)
-    other.hamming(bench->queries, bench->rows, bench->columns.signature + (size_t)at * 16, SCAN_BLOCK,
-                  bench_distances);
-}
-
-static void bench_above(void *context) {
-  (void)context;
-  other.above(bench_scores, SCAN_BLOCK, 3e38f, bench_found);
-}
-
-static void bench_below(void *context) {
-  (void)context;
-  other.below(bench_distances, SCAN_BLOCK, 0, bench_found);
+    other.hamming(bench->queries, bench->rows, bench->columns.signature + (size_t)at * 16, SCAN_BLOCK, thresholds,
+                  results);
 }
 
 static void bench_prepare(void *context) {
@@ -242,8 +248,6 @@ static void bench_all(const struct check_level *level) {
     }
     columns_free(bench.columns);
   }
-  check_time("above", level->name, bench_above, &bench, SCAN_BLOCK, 0);
-  check_time("below", level->name, bench_below, &bench, SCAN_BLOCK, 0);
   check_time("prepare", level->name, bench_prepare, &bench, 1, 0);
 }
 
@@ -257,7 +261,6 @@ void check_scan(const struct check_level *level) {
       check_weighted(&random, level->name, count, kind);
       check_hamming(&random, level->name, count, kind);
     }
-    check_thresholds(&random, level->name, count);
   }
   for (int kind = 0; kind < 3; kind++)
     check_weighted(&random, level->name, SCAN_BLOCK, kind);
