@@ -51,8 +51,10 @@ static void test_facts(void **state) {
   snprintf(arguments, sizeof arguments, "--bytes %d --threads 1", DEMO_BYTES);
   int status = run(demo_path, arguments, output);
   const char *last = strstr(output, "\ndemo: ");
-  if (!last)
+  if (!last) {
     fail_msg("no last line in:\n%s", output);
+    return;
+  }
   print_message("%s", last + 1);
   assert_in_range(count_after(last, "with coldkv "), 11, DOCUMENT_FACTS);
   assert_in_range(count_after(last, "after restart "), 11, DOCUMENT_FACTS);

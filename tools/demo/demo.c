@@ -52,7 +52,7 @@ struct demo {
 
 struct options {
   const char *data, *model, *coldkvd, *coldkv;
-  uint32_t bytes, seed;
+  uint32_t bytes;
   int threads;
 };
 
@@ -66,7 +66,6 @@ static const char usage[] =
     "\n"
     "  --data DIR      keep the archive in DIR, a new directory (default: a temporary one)\n"
     "  --bytes N       length of the text, 4096 to 1048576 (default 16384)\n"
-    "  --seed N        another text and other facts (default 1)\n"
     "  --threads N     for the model's matrix products (default 1)\n"
     "  --model DIR     folder with config.json and model.safetensors\n"
     "  --coldkvd PATH  the daemon (default: the one built with this program)\n"
@@ -204,7 +203,7 @@ static int run(struct demo *demo) {
 static int prepare(struct demo *demo, const struct options *options) {
   struct llama *llama = NULL;
   struct error *error = &demo->error;
-  int result = document_write(&demo->document, options->seed, options->bytes, error);
+  int result = document_write(&demo->document, DOCUMENT_SEED, options->bytes, error);
   if (!result && !options->model)
     result = process_beside(demo->model_dir, "model", error);
   if (!result && !options->coldkv)
@@ -237,12 +236,11 @@ static int parse(struct options *options, int argc, char **argv) {
       {"data", required_argument, NULL, 'd'},    {"bytes", required_argument, NULL, 'b'},
       {"threads", required_argument, NULL, 't'}, {"model", required_argument, NULL, 'm'},
       {"coldkvd", required_argument, NULL, 'D'}, {"coldkv", required_argument, NULL, 'c'},
-      {"seed", required_argument, NULL, 's'},    {"help", no_argument, NULL, 'h'},
-      {0}};
-  *options = (struct options){.bytes = DOCUMENT_BYTES, .seed = DOCUMENT_SEED, .threads = THREADS};
+      {"help", no_argument, NULL, 'h'},          {0}};
+  *options = (struct options){.bytes = DOCUMENT_BYTES, .threads = THREADS};
   for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
     char *end = NULL;
-    unsigned long number = c == 'b' || c == 's' || c == 't' ? strtoul(optarg, &end, 10) : 0;
+    unsigned long number = c == 'b' || c == 't' ? strtoul(optarg, &end, 10) : 0;
     if (end && (*end || !*optarg || number == 0 || number > DOCUMENT_BYTES_MAX)) {
       fprintf(stderr, "coldkv-demo: %s is not a number that makes sense here\n", optarg);
       return -1;
@@ -250,7 +248,6 @@ static int parse(struct options *options, int argc, char **argv) {
     switch (c) {
     case 'd': options->data = optarg; break;
     case 'b': options->bytes = (uint32_t)number; break;
-    case 's': options->seed = (uint32_t)number; break;
     case 't': options->threads = (int)number; break;
     case 'm': options->model = optarg; break;
     case 'D': options->coldkvd = optarg; break;
