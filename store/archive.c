@@ -38,7 +38,7 @@ int archive_check_writable(struct archive *archive, struct error *error) {
     return 0;
   pthread_mutex_lock(&archive->lock);
   int result = error_set(error, ERR_READ_ONLY,
-                         "the archive takes no writes since a sync failed (%s); check the disk, then restart the daemon",
+                         "the archive takes no writes since a sync failed (%s); check the disk and restart the daemon",
                          archive->read_only_reason.text);
   pthread_mutex_unlock(&archive->lock);
   return result;

@@ -3,9 +3,9 @@
 //
 // An archive: one data directory, its models and its conversations. FORMAT.md tells what lies in it.
 //
-// Threads. One thread at a time (the committer) may call what changes an archive or a conversation: every function that
-// is not marked. Functions marked [any] may run on any thread at the same time. Functions marked [sealer] may run on one
-// further thread at the same time.
+// Threads. One thread at a time (the committer) may call what changes an archive or a conversation: every function
+// that is not marked. Functions marked [any] may run on any thread at the same time. Functions marked [sealer] may
+// run on one further thread at the same time.
 #ifndef COLDKV_STORE_ARCHIVE_H
 #define COLDKV_STORE_ARCHIVE_H
 
@@ -51,7 +51,7 @@ const char *archive_directory(const struct archive *archive);                   
 /* After a failed sync nothing is written any more: writes answer ERR_READ_ONLY with the reason. [any] */
 bool archive_read_only(const struct archive *archive);
 
-/* --- models ------------------------------------------------------------------------------------------------------ */
+/* --- models ----------------------------------------------------------------------------------------------------- */
 
 /* Freezes a model for `uid`, or finds the one that is frozen already for (uid, fingerprint). `wanted` carries
  * geometry, fingerprint, basis, codec, seed, name and both means; id, uid and created_s are given here. Returns a
@@ -75,12 +75,12 @@ typedef int model_visit_fn(void *context, const struct msg_model *model);
 int model_each(struct archive *archive, uint32_t uid, const char *after, model_visit_fn *visit, void *context,
                struct error *error);
 
-/* --- conversations ------------------------------------------------------------------------------------------------- */
+/* --- conversations ---------------------------------------------------------------------------------------------- */
 
-/* Opens by name; `uid` owns it. With wanted->create one is made (durable on return) if there is none. wanted->model, when
- * given, binds a conversation that has no model yet. Opening the same conversation twice gives the same object with one
- * more reference. ERR_NO_CONVERSATION, ERR_MODEL_MISMATCH (fingerprint, geometry, or another model), ERR_NO_MODEL,
- * ERR_CORRUPT. *created tells whether it was made now. */
+/* Opens by name; `uid` owns it. With wanted->create one is made (durable on return) if there is none. wanted->model,
+ * when given, binds a conversation that has no model yet. Opening the same conversation twice gives the same object
+ * with one more reference. ERR_NO_CONVERSATION, ERR_MODEL_MISMATCH (fingerprint, geometry, or another model),
+ * ERR_NO_MODEL, ERR_CORRUPT. *created tells whether it was made now. */
 int conversation_open(struct archive *archive, uint32_t uid, const struct msg_open *wanted,
                       struct conversation **conversation, bool *created, struct error *error);
 
@@ -96,10 +96,10 @@ int conversation_load(struct conversation *conversation, struct error *error);
 int conversation_unload(struct conversation *conversation, struct error *error);
 bool conversation_loaded(const struct conversation *conversation); /* [any] */
 
-/* One frame: `append` gives first, ids, ahead and records. Checks order, overlap and every new record's CRC, writes with
- * one call and publishes the tokens to views made from now on. Not synced yet. What repeats stored tokens with the same
- * bytes changes nothing. ERR_GAP, ERR_CONFLICT, ERR_BAD_RECORD, ERR_NO_MODEL, ERR_BAD_PARAMS, ERR_NO_SPACE, ERR_IO,
- * ERR_READ_ONLY; nothing is stored then. Returns 0 with *wrote false when nothing was new. */
+/* One frame: `append` gives first, ids, ahead and records. Checks order, overlap and every new record's CRC, writes
+ * with one call and publishes the tokens to views made from now on. Not synced yet. What repeats stored tokens with
+ * the same bytes changes nothing. ERR_GAP, ERR_CONFLICT, ERR_BAD_RECORD, ERR_NO_MODEL, ERR_BAD_PARAMS, ERR_NO_SPACE,
+ * ERR_IO, ERR_READ_ONLY; nothing is stored then. Returns 0 with *wrote false when nothing was new. */
 int conversation_append(struct conversation *conversation, const struct msg_append *append, bool *wrote,
                         struct error *error);
 
@@ -142,19 +142,19 @@ typedef int conversation_visit_fn(void *context, const struct msg_conversation *
 int conversation_each(struct archive *archive, uint32_t uid, const char *after, conversation_visit_fn *visit,
                       void *context, struct error *error);
 
-/* --- reading ------------------------------------------------------------------------------------------------------- */
+/* --- reading ---------------------------------------------------------------------------------------------------- */
 
 /* What one thread sees of a conversation at one instant: it stays valid and unchanged until released. */
 struct view;
 
-int view_acquire(struct conversation *conversation, struct view **view, struct error *error); /* [any]; must be loaded */
+int view_acquire(struct conversation *conversation, struct view **view, struct error *error); /* [any]; needs load */
 void view_release(struct view *view);                                                         /* [any] */
 uint64_t view_count(const struct view *view);                                                 /* [any] */
 uint32_t view_parts(const struct view *view); /* [any]: segments, closed logs, the open tail, in token order */
 
 /* Columns of one part for (layer, head): tokens first .. first + count - 1. Pages of the scan region (signature and
- * k_scale) of a segment are checked the first time a layer is asked for; -ERR_CORRUPT then names the page, the segment is
- * counted in bad_pages, and the caller leaves this part out. [any] */
+ * k_scale) of a segment are checked the first time a layer is asked for; -ERR_CORRUPT then names the page, the
+ * segment is counted in bad_pages, and the caller leaves this part out. [any] */
 int view_columns(struct view *view, uint32_t part, uint32_t layer, uint32_t head, struct record_columns *columns,
                  struct error *error);
 

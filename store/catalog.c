@@ -87,7 +87,7 @@ int catalog_clear(MDB_txn *txn, MDB_dbi db, struct error *error) {
   return result ? catalog_fault(error, result, "cannot clear the catalog") : 0;
 }
 
-/* --- names: uid (u32, big endian) and name -> conversation id -------------------------------------------------------- */
+/* --- names: uid (u32, big endian) and name -> conversation id --------------------------------------------------- */
 
 struct name_key {
   uint8_t bytes[4 + LIMIT_NAME_BYTES_MAX];
@@ -152,7 +152,7 @@ int catalog_delete_name(struct catalog *c, MDB_txn *txn, uint32_t uid, const cha
   return result && result != MDB_NOTFOUND ? catalog_fault(error, result, "cannot delete from the catalog") : 0;
 }
 
-/* --- state ----------------------------------------------------------------------------------------------------------- */
+/* --- state ------------------------------------------------------------------------------------------------------ */
 
 int catalog_get_clean(struct catalog *c, MDB_txn *txn, bool *clean, struct error *error) {
   MDB_val key = {.mv_size = sizeof clean_key - 1, .mv_data = (void *)(uintptr_t)clean_key}, value;
@@ -172,7 +172,7 @@ int catalog_set_clean(struct catalog *c, MDB_txn *txn, bool clean, struct error 
   return result && result != MDB_NOTFOUND ? catalog_fault(error, result, "cannot change the catalog") : 0;
 }
 
-/* --- all of it --------------------------------------------------------------------------------------------------------- */
+/* --- all of it -------------------------------------------------------------------------------------------------- */
 
 static int walk_names(struct catalog *c, MDB_txn *txn, struct error *error) {
   struct name_key first;

@@ -86,12 +86,12 @@ int catalog_clear(MDB_txn *txn, MDB_dbi db, struct error *error);
 int catalog_get_clean(struct catalog *catalog, MDB_txn *txn, bool *clean, struct error *error);
 int catalog_set_clean(struct catalog *catalog, MDB_txn *txn, bool clean, struct error *error);
 
-/* Reads every entry and checks that they fit together: names and conversations, conversations and models. May crash when
- * LMDB's pages are rotten: see catalog_check. */
+/* Reads every entry and checks that they fit together: names and conversations, conversations and models. May crash
+ * when LMDB's pages are rotten: see catalog_check. */
 int catalog_walk(struct catalog *catalog, struct error *error);
 
-/* Writes every entry, its CRC checked, to a new environment in the file `path`, complete and synced. Pages of the old one
- * that hold rot where only a writer looks (page headers, the list of free pages) do not get there. */
+/* Writes every entry, its CRC checked, to a new environment in the file `path`, complete and synced. Pages of the old
+ * one that hold rot where only a writer looks (page headers, the list of free pages) do not get there. */
 int catalog_copy(struct catalog *catalog, const char *path, uint64_t map_bytes, struct error *error);
 
 #endif

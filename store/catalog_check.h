@@ -16,13 +16,14 @@ void catalog_child_tell(struct catalog_child *child, const char *line);
 /* In the parent, for each line that the child told. */
 typedef int catalog_line_fn(void *context, const char *line);
 
-/* Forks, opens the catalog in directory `path` for reading in the child and runs `work` there. Returns 0 when it returned
- * 0, its error when it failed, ERR_CORRUPT when it crashed or took too long. A nonzero return of `line` is returned after
- * the child has ended. `line` may be NULL. */
+/* Forks, opens the catalog in directory `path` for reading in the child and runs `work` there. Returns 0 when it
+ * returned 0, its error when it failed, ERR_CORRUPT when it crashed or took too long. A nonzero return of `line` is
+ * returned after the child has ended. `line` may be NULL. */
 int catalog_in_child(const char *path, uint64_t map_bytes, catalog_child_fn *work, catalog_line_fn *line,
                      void *context, struct error *error);
 
-/* Walks the whole catalog in a child and writes a copy of it to the file `copy`. ERR_CORRUPT: it has to be made again. */
+/* Walks the whole catalog in a child and writes a copy of it to the file `copy`. ERR_CORRUPT: it has to be made
+ * again. */
 int catalog_check(const char *path, uint64_t map_bytes, const char *copy, struct error *error);
 
 #endif

@@ -74,7 +74,7 @@ static void keep_bytes(struct span *span, uint8_t *bytes) {
   span->data = bytes;
 }
 
-/* --- models ------------------------------------------------------------------------------------------------------------ */
+/* --- models ----------------------------------------------------------------------------------------------------- */
 
 static int find_model(struct catalog *c, MDB_txn *txn, const uint8_t *id, bool next, struct model_entry *entry,
                       struct error *error) {
@@ -112,7 +112,7 @@ int catalog_put_model(struct catalog *c, MDB_txn *txn, const struct msg_model *m
   return put_map(txn, c->models, model->id.data, &message_model, &brief, error);
 }
 
-/* --- conversations ------------------------------------------------------------------------------------------------------ */
+/* --- conversations ---------------------------------------------------------------------------------------------- */
 
 static int find_conversation(struct catalog *c, MDB_txn *txn, const uint8_t *id, bool next,
                              struct conversation_entry *entry, struct error *error) {
@@ -151,7 +151,7 @@ int catalog_put_conversation(struct catalog *c, MDB_txn *txn, const struct msg_c
   return put_map(txn, c->conversations, conversation->id.data, &message_conversation, &brief, error);
 }
 
-/* --- segments ------------------------------------------------------------------------------------------------------------ */
+/* --- segments --------------------------------------------------------------------------------------------------- */
 
 enum { SEGMENT_VALUE_BYTES = 2 * LIMIT_ID_BYTES + 8 + 4 + 4 };
 

@@ -77,7 +77,7 @@ struct conversation {
   _Atomic uint64_t log_bytes; /* of the open log */
 };
 
-/* --- archive.c ------------------------------------------------------------------------------------------------------- */
+/* --- archive.c -------------------------------------------------------------------------------------------------- */
 
 void archive_log(struct archive *archive, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -95,13 +95,13 @@ int archive_sync_directory(struct archive *archive, const char *path, struct err
 uint64_t archive_now_s(void);
 int archive_random_id(uint8_t id[LIMIT_ID_BYTES], struct error *error);
 
-/* --- model.c --------------------------------------------------------------------------------------------------------- */
+/* --- model.c ---------------------------------------------------------------------------------------------------- */
 
 /* model_get for whichever user. */
 int model_load(struct archive *archive, const uint8_t *id, struct model **model, struct error *error);
 struct model *model_ref(struct model *model);
 
-/* --- conversation.c, open.c, load.c ------------------------------------------------------------------------------------------ */
+/* --- conversation.c, open.c, load.c ----------------------------------------------------------------------------- */
 
 /* The object of that id if somebody holds it, without a new reference. */
 struct conversation *conversation_find(struct archive *archive, const uint8_t *id);
@@ -128,12 +128,12 @@ int conversation_publish(struct conversation *conversation, struct error *error)
 
 void conversation_destroy(struct conversation *conversation);
 
-/* --- append.c -------------------------------------------------------------------------------------------------------- */
+/* --- append.c --------------------------------------------------------------------------------------------------- */
 
 /* Syncs the open log; a failure makes the archive read-only. */
 int conversation_sync_log(struct conversation *conversation, struct error *error);
 
-/* --- logs.c ---------------------------------------------------------------------------------------------------------- */
+/* --- logs.c ----------------------------------------------------------------------------------------------------- */
 
 /* The logs in a conversation's directory, ascending, and what else may lie there. */
 struct log_list {
@@ -154,11 +154,11 @@ struct log_census {
 int log_census(const struct io *io, const char *dir, const uint8_t *id, uint64_t sealed, struct log_census *census,
                struct error *error);
 
-/* True when the tokens of a segment that no meta names are elsewhere, in the log it was made from or in another segment,
- * or are being deleted. Anything else may be all that is left of them, and stays. */
+/* True when the tokens of a segment that no meta names are elsewhere, in the log it was made from or in another
+ * segment, or are being deleted. Anything else may be all that is left of them, and stays. */
 bool segment_is_leftover(const struct io *io, const char *dir, const char *path);
 
-/* --- recovery.c, rebuild.c ------------------------------------------------------------------------------------------- */
+/* --- recovery.c, rebuild.c -------------------------------------------------------------------------------------- */
 
 /* Opens the catalog, made again from the files if it is damaged or out of date, and clears away what a crash left. */
 int recovery_run(struct archive *archive, struct error *error);

@@ -22,7 +22,7 @@ struct replay {
   uint32_t ahead_count;
 };
 
-/* --- segments -------------------------------------------------------------------------------------------------------- */
+/* --- segments --------------------------------------------------------------------------------------------------- */
 
 static int check_segment(const struct conversation *c, const struct msg_extent *extent,
                          const struct segment_header *header, const char *path, struct error *error) {
@@ -61,7 +61,7 @@ static int map_segments(struct conversation *c, const struct meta *meta, struct 
   return 0;
 }
 
-/* --- logs ------------------------------------------------------------------------------------------------------------ */
+/* --- logs ------------------------------------------------------------------------------------------------------- */
 
 /* Sets a damaged log aside, in place: its bytes stay, and the conversation is refused until a person has decided. */
 static int quarantine(struct conversation *c, const char *path, struct error *error) {

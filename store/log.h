@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// A log file: the appended tokens of a conversation that are not in a segment yet, one frame per append. FORMAT.md defines
-// it. Reading works on a path alone, with no archive and no lock, and changes nothing.
+// A log file: the appended tokens of a conversation that are not in a segment yet, one frame per append. FORMAT.md
+// defines it. Reading works on a path alone, with no archive and no lock, and changes nothing.
 #ifndef COLDKV_STORE_LOG_H
 #define COLDKV_STORE_LOG_H
 
@@ -56,9 +56,9 @@ enum log_end {
 
 struct log_reader;
 
-/* Opens the file and checks its header. ERR_CORRUPT when that fails, ERR_VERSION. A file that was torn while it was made
- * (too short for a header, or zeros in its place and no frame that tells of a sync) is ERR_CORRUPT too; *torn (NULL
- * allowed) is then set to true. */
+/* Opens the file and checks its header. ERR_CORRUPT when that fails, ERR_VERSION. A file that was torn while it was
+ * made (too short for a header, or zeros in its place and no frame that tells of a sync) is ERR_CORRUPT too; *torn
+ * (NULL allowed) is then set to true. */
 int log_reader_open(const struct io *io, const char *path, struct log_reader **reader, bool *torn,
                     struct error *error);
 void log_reader_close(struct log_reader *reader); /* NULL is allowed */

@@ -33,8 +33,8 @@ void log_writer_close(struct log_writer *writer);
  * failure the file is as before, or will be before the next write. */
 int log_writer_append(struct log_writer *writer, const struct log_frame *frame, struct error *error);
 
-/* Takes back the newest frame, of which nobody was told: the file ends at `size` again. It is cut off now, or (`now` false,
- * or when that fails) before the next write. */
+/* Takes back the newest frame, of which nobody was told: the file ends at `size` again. It is cut off now, or (`now`
+ * false, or when that fails) before the next write. */
 void log_writer_retract(struct log_writer *writer, uint64_t size, bool now);
 
 /* fdatasync, and fsync of the directory while the file is new. */

@@ -10,7 +10,7 @@
 
 static int mismatch(const struct conversation *c, const char *what, struct error *error) {
   return error_set(error, ERR_MODEL_MISMATCH,
-                   "conversation '%s' was made by a model with another %s; open it with that model, or use another name",
+                   "conversation '%s' belongs to a model with another %s; open it with that one, or use another name",
                    c->name, what);
 }
 

@@ -29,7 +29,7 @@ static void remove_temporary(struct archive *archive, const char *directory, con
     archive_log(archive, "removed %s, left by a crash", path);
 }
 
-/* --- models ---------------------------------------------------------------------------------------------------------- */
+/* --- models ----------------------------------------------------------------------------------------------------- */
 
 static int add_model(void *context, const char *name, struct error *error) {
   struct rebuild *r = context;
@@ -59,7 +59,7 @@ static int add_model(void *context, const char *name, struct error *error) {
   return result;
 }
 
-/* --- conversations --------------------------------------------------------------------------------------------------- */
+/* --- conversations ---------------------------------------------------------------------------------------------- */
 
 static int add_segments(struct rebuild *r, const struct meta *meta, struct error *error) {
   for (uint32_t i = 0; i < meta->extent_count; i++) {
@@ -177,7 +177,7 @@ static int add_conversation(void *context, const char *name, struct error *error
   return result;
 }
 
-/* --- what the files no longer have, and the names ---------------------------------------------------------------------- */
+/* --- what the files no longer have, and the names --------------------------------------------------------------- */
 
 static int prune_models(struct rebuild *r, struct error *error) {
   struct model_entry entry;

@@ -9,7 +9,7 @@
 #include "store/catalog_check.h"
 #include "store/internal.h"
 
-/* --- the catalog ------------------------------------------------------------------------------------------------------- */
+/* --- the catalog ------------------------------------------------------------------------------------------------ */
 
 /* Checks the catalog that is there, in a child, and puts the copy that the child made in its place: what is written to
  * from now on holds checked entries only. *damaged tells that it has to be made again. */
@@ -119,7 +119,7 @@ static int clear_mark(struct archive *archive, struct error *error) {
   return result;
 }
 
-/* --- leftovers --------------------------------------------------------------------------------------------------------- */
+/* --- leftovers -------------------------------------------------------------------------------------------------- */
 
 static int finish_deleted(void *context, const char *name, struct error *error) {
   struct archive *archive = context;

@@ -22,7 +22,7 @@ enum {
   SEGMENT_VALUE_PAGES = 54,  /* per block: v_code 48, v_scale 2, crc 4 */
   SEGMENT_BLOCK_PAGES = SEGMENT_SCAN_PAGES + SEGMENT_RESCORE_PAGES + SEGMENT_VALUE_PAGES,
 };
-_Static_assert((int)SEGMENT_BLOCK_PAGES == (int)RECORD_BYTES, "a column of 4096 records is one page per byte of record");
+_Static_assert((int)SEGMENT_BLOCK_PAGES == (int)RECORD_BYTES, "a column of 4096 records has one page per byte");
 
 /* Page 0. */
 struct segment_header {
@@ -74,7 +74,7 @@ int segment_check_page(const struct segment *segment, uint32_t page, struct erro
 int segment_check_layer(struct segment *segment, uint32_t layer, bool *fresh, struct error *error);
 int segment_check_ids(struct segment *segment, bool *fresh, struct error *error);
 
-/* --- format, shared with the writer ---------------------------------------------------------------------------------- */
+/* --- format, shared with the writer ----------------------------------------------------------------------------- */
 
 uint32_t segment_table_pages(uint32_t layers, uint32_t kv_heads);
 uint32_t segment_total_pages(uint32_t layers, uint32_t kv_heads);

@@ -115,8 +115,8 @@ static int write_all(struct writer *w, struct segment_header *header, const uint
                      const void *context, bool *sync_failed, struct error *error) {
   if (w->io->ftruncate(w->fd, (off_t)header->pages * SEGMENT_PAGE_BYTES))
     return error_set_errno(error, errno, "cannot size %s", w->path);
-  int result =
-      writer_column(w, segment_place(header->layers, header->kv_heads, SEGMENT_IDS, 0, 0), ids, SEGMENT_IDS_PAGES, error);
+  uint32_t page = segment_place(header->layers, header->kv_heads, SEGMENT_IDS, 0, 0);
+  int result = writer_column(w, page, ids, SEGMENT_IDS_PAGES, error);
   for (enum segment_region region = SEGMENT_SCAN; region <= SEGMENT_VALUE && !result; region++)
     result = write_region(w, region, source, context, error);
   if (!result)

@@ -36,7 +36,8 @@ int tail_create(const struct io *io, uint64_t first, uint32_t layers, uint32_t k
   tail->bytes_total = bytes_total;
   tail->counted = (size_t)layers * kv_heads * RECORD_BLOCK_BYTES;
   tail->mapped = tail->counted + 4 * (size_t)LIMIT_SEGMENT_TOKENS;
-  void *bytes = io->mmap(NULL, tail->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  void *bytes = io->mmap(NULL, tail->mapped, PROT_READ | PROT_WRITE, flags, -1, 0);
   if (bytes == MAP_FAILED) {
     int result = error_set_errno(error, errno, "cannot reserve %zu bytes for the end of a conversation", tail->mapped);
     free(tail);

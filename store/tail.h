@@ -13,8 +13,8 @@
 
 struct tail;
 
-/* Reserves room for LIMIT_SEGMENT_TOKENS tokens from `first` on; memory is used as tokens come. `bytes_total` is told of
- * the reserved size while the tail lives. ERR_MEMORY. */
+/* Reserves room for LIMIT_SEGMENT_TOKENS tokens from `first` on; memory is used as tokens come. `bytes_total` is told
+ * of the reserved size while the tail lives. ERR_MEMORY. */
 int tail_create(const struct io *io, uint64_t first, uint32_t layers, uint32_t kv_heads,
                 _Atomic uint64_t *bytes_total, struct tail **tail, struct error *error);
 struct tail *tail_ref(struct tail *tail);

@@ -38,7 +38,7 @@ int verify_failure(struct verify *v, const char *path, const struct error *reaso
   return verify_problem(v, path, "%s", reason->text);
 }
 
-/* --- segments -------------------------------------------------------------------------------------------------------- */
+/* --- segments --------------------------------------------------------------------------------------------------- */
 
 static int check_pages(struct verify *v, const struct segment *segment, bool *sound) {
   const struct segment_header *header = segment_header(segment);
@@ -72,8 +72,9 @@ static int check_block(struct verify *v, const struct segment *segment, uint32_t
   v->report->records += columns.count;
   if (!bad)
     return 0;
-  return verify_problem(v, segment_path(segment), "layer %u, head %u: %u records fail their CRC, the first is token %llu",
-                        layer, head, bad, (unsigned long long)first_bad);
+  return verify_problem(v, segment_path(segment),
+                        "layer %u, head %u: %u records fail their CRC, the first is of token %llu", layer, head, bad,
+                        (unsigned long long)first_bad);
 }
 
 int verify_segment(struct verify *v, const char *path, struct error *error) {
@@ -93,7 +94,7 @@ int verify_segment(struct verify *v, const char *path, struct error *error) {
   return result;
 }
 
-/* --- logs ------------------------------------------------------------------------------------------------------------ */
+/* --- logs ------------------------------------------------------------------------------------------------------- */
 
 static int check_frame(struct verify *v, const char *path, const struct log_frame *frame) {
   uint32_t blocks = frame->layers * frame->kv_heads, bad = 0;
@@ -139,7 +140,7 @@ int verify_log(struct verify *v, const char *path, bool last, uint64_t *tokens, 
   return result == LOG_END || result == LOG_TORN ? 0 : result;
 }
 
-/* --- models and metas -------------------------------------------------------------------------------------------------- */
+/* --- models and metas ------------------------------------------------------------------------------------------- */
 
 int verify_model(struct verify *v, const char *path, struct error *error) {
   struct model_file file;

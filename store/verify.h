@@ -16,13 +16,13 @@ struct verify_report {
   uint64_t bad;                           /* problems found */
 };
 
-/* Called for each problem (path relative to the archive, one sentence), and with what == NULL now and then for progress.
- * A nonzero return stops the check and is returned. */
+/* Called for each problem (path relative to the archive, one sentence), and with what == NULL now and then for
+ * progress. A nonzero return stops the check and is returned. */
 typedef int verify_fn(void *context, const char *path, const char *what, const struct verify_report *report);
 
-/* Checks the archive at `dir`: every file, that meta and extents fit together, and that the catalog says the same as the
- * files. Returns 0 when the check ran to its end, whatever it found (report->bad). A torn last frame of an open log is no
- * problem: recovery drops it, and it is mentioned by the caller's progress line only. */
+/* Checks the archive at `dir`: every file, that meta and extents fit together, and that the catalog says the same as
+ * the files. Returns 0 when the check ran to its end, whatever it found (report->bad). A torn last frame of an open
+ * log is no problem: recovery drops it, and it is mentioned by the caller's progress line only. */
 int verify_archive(const struct io *io, const char *dir, struct verify_report *report, verify_fn *tell, void *context,
                    struct error *error);
 

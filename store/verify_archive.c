@@ -34,7 +34,7 @@ static int each_in(struct verify *v, const char *name, io_visit_fn *visit, void 
   return io_exists(v->io, path) ? io_list_directory(v->io, path, visit, context, error) : 0;
 }
 
-/* --- first walk ------------------------------------------------------------------------------------------------------ */
+/* --- first walk ------------------------------------------------------------------------------------------------- */
 
 static int count_model(void *context, const char *name, struct error *error) {
   struct verify *v = context;
@@ -84,7 +84,7 @@ static int count_files(struct verify *v, struct error *error) {
   return result ? result : verify_progress(v, v->dir);
 }
 
-/* --- models ---------------------------------------------------------------------------------------------------------- */
+/* --- models ----------------------------------------------------------------------------------------------------- */
 
 static int check_model(void *context, const char *name, struct error *error) {
   struct verify *v = context;
@@ -103,7 +103,7 @@ static int check_model(void *context, const char *name, struct error *error) {
   return result;
 }
 
-/* --- conversations --------------------------------------------------------------------------------------------------- */
+/* --- conversations ---------------------------------------------------------------------------------------------- */
 
 /* One look at how a conversation's files fit together. */
 struct look {
@@ -111,7 +111,7 @@ struct look {
   struct log_list logs;
   uint64_t sealed;
   uint32_t log_from; /* logs before this one are sealed already */
-  bool gone;         /* the conversation was deleted meanwhile */
+  bool gone;         /* there is no such conversation, or not yet */
 };
 
 static void look_finish(struct look *look) {
@@ -138,6 +138,18 @@ static int check_extent(struct verify *v, const struct meta *meta, uint32_t at, 
   return same ? 0 : error_set(reason, ERR_CORRUPT, "%s is not what extent %u says", path, at);
 }
 
+/* True for a conversation that was deleted meanwhile, or was being made when a crash came. */
+static bool nothing_there(struct verify *v, const uint8_t *id) {
+  char path[PATH_BYTES];
+  struct log_list logs;
+  path_conversation(path, v->dir, id);
+  if (log_list_read(v->io, path, &logs, NULL))
+    return !io_exists(v->io, path);
+  bool empty = !logs.count && !logs.damaged[0];
+  log_list_finish(&logs);
+  return empty;
+}
+
 /* Reads meta, log names and segment headers. Negative with a reason when they do not fit together. */
 static int look_at(struct verify *v, const uint8_t *id, struct look *look, struct error *reason) {
   char path[PATH_BYTES];
@@ -145,8 +157,7 @@ static int look_at(struct verify *v, const uint8_t *id, struct look *look, struc
   path_meta(path, v->dir, id);
   int result = meta_read(v->io, path, &look->meta, reason);
   if (result) {
-    path_conversation(path, v->dir, id);
-    look->gone = !io_exists(v->io, path);
+    look->gone = !io_exists(v->io, path) && nothing_there(v, id);
     return look->gone ? 0 : result;
   }
   if (memcmp(look->meta.message.id.data, id, LIMIT_ID_BYTES) != 0)
@@ -242,7 +253,7 @@ static int check_conversation(void *context, const char *name, struct error *err
   return result;
 }
 
-/* --- segments -------------------------------------------------------------------------------------------------------- */
+/* --- segments --------------------------------------------------------------------------------------------------- */
 
 static int compare_extents(const void *a, const void *b) { return memcmp(a, b, LIMIT_ID_BYTES); }
 

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// Checking the catalog, in a child process: every entry's CRC, and (when it was closed in good order, so that no daemon is
-// at work and none has crashed) that it says the same as the files.
+// Checking the catalog, in a child process: every entry's CRC, and (when it was closed in good order, so that no
+// daemon is at work and none has crashed) that it says the same as the files.
 #include <stdio.h>
 #include <string.h>
 
 #include "store/catalog_check.h"
 #include "store/verify_internal.h"
+
+#define MAKE_AGAIN "remove the directory catalog, the daemon makes it again"
 
 /* In the child: a difference, for people. */
 static void differs(struct catalog_child *child, const char *what, const uint8_t *id, const char *how) {
@@ -26,7 +28,7 @@ static int compare_models(const struct found *found, struct catalog *catalog, MD
     if (result < 0)
       return result;
     if (result)
-      differs(child, "model", found->models[i].id, "is not in it; remove the directory catalog, the daemon makes it again");
+      differs(child, "model", found->models[i].id, "is not in it; " MAKE_AGAIN);
   }
   if (mdb_stat(txn, catalog->models, &stat) == 0 && stat.ms_entries > found->model_count)
     catalog_child_tell(child, "it has models that have no file");
@@ -43,11 +45,12 @@ static int compare_conversations(const struct found *found, struct catalog *cata
     if (result < 0)
       return result;
     if (result)
-      differs(child, "conversation", c->id, "is not in it; remove the directory catalog, the daemon makes it again");
+      differs(child, "conversation", c->id, "is not in it; " MAKE_AGAIN);
     else if (entry.message.uid != c->uid || strcmp(entry.name, c->name) != 0)
-      differs(child, "conversation", c->id, "has another name or owner in it; remove the directory catalog, the daemon makes it again");
+      differs(child, "conversation", c->id, "has another name or owner in it; " MAKE_AGAIN);
     else if (entry.message.durable > c->tokens)
-      differs(child, "conversation", c->id, "has lost tokens: the catalog knows of more durable ones than its logs hold; restore them from a backup");
+      differs(child, "conversation", c->id,
+              "has lost tokens: the catalog knows of more durable ones than its logs hold; restore them from a backup");
   }
   if (!found->bad_meta && mdb_stat(txn, catalog->conversations, &stat) == 0 &&
       stat.ms_entries > found->conversation_count)
@@ -63,7 +66,7 @@ static int compare_segments(const struct found *found, struct catalog *catalog, 
     if (result < 0)
       return result;
     if (result)
-      differs(child, "segment", found->extents[i].segment, "is not in it; remove the directory catalog, the daemon makes it again");
+      differs(child, "segment", found->extents[i].segment, "is not in it; " MAKE_AGAIN);
   }
   return 0;
 }

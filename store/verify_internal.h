@@ -8,7 +8,8 @@
 #include "store/internal.h"
 #include "store/verify.h"
 
-/* One check that is under way. Its functions return 0, a negative error that ends the check, or what `tell` returned. */
+/* One check that is under way. Its functions return 0, a negative error that ends the check, or what `tell` returned.
+ * */
 struct verify {
   const struct io *io;
   const char *dir; /* of the archive, NULL when single files are checked */
@@ -41,8 +42,8 @@ int verify_problem(struct verify *verify, const char *path, const char *format, 
     __attribute__((format(printf, 3, 4)));
 int verify_progress(struct verify *verify, const char *path);
 
-/* For a failure to read `path`: an error ends the check when memory is short, and is a problem otherwise. A file that is
- * gone while a daemon is at work is no problem. */
+/* For a failure to read `path`: an error ends the check when memory is short, and is a problem otherwise. A file that
+ * is gone while a daemon is at work is no problem. */
 int verify_failure(struct verify *verify, const char *path, const struct error *reason, struct error *error);
 
 int verify_segment(struct verify *verify, const char *path, struct error *error);

@@ -14,7 +14,7 @@
 struct fault fault;
 static pthread_mutex_t fault_lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* --- the journal: how to undo what was not synced ---------------------------------------------------------------------- */
+/* --- the journal: how to undo what was not synced --------------------------------------------------------------- */
 
 enum undo_kind { UNDO_WRITE, UNDO_CREATE, UNDO_RENAME, UNDO_UNLINK, UNDO_MKDIR, UNDO_RMDIR };
 
@@ -174,7 +174,7 @@ static void die(bool power, bool zeros) {
   _exit(FAULT_EXIT);
 }
 
-/* --- the table --------------------------------------------------------------------------------------------------------- */
+/* --- the table -------------------------------------------------------------------------------------------------- */
 
 void fault_reset(void) {
   unstash();

@@ -258,7 +258,8 @@ int test_open(struct archive *archive, const char *name, struct model *model, bo
   uint8_t fingerprint[LIMIT_FINGERPRINT_BYTES];
   bool created;
   memset(fingerprint, 1, sizeof fingerprint);
-  struct msg_open wanted = {.name = span_str(name), .fingerprint = span_of(fingerprint, sizeof fingerprint), .create = create};
+  struct msg_open wanted = {
+      .name = span_str(name), .fingerprint = span_of(fingerprint, sizeof fingerprint), .create = create};
   test_geometry(&wanted.geometry);
   if (model) {
     wanted.model = model_description(model)->id;

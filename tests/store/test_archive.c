@@ -284,8 +284,9 @@ static void opening_checks_who_asks_and_with_what(void **state) {
   struct archive *archive = test_archive(*state, NULL);
   struct model *one = test_model(archive, 1), *two = test_model(archive, 2);
   memset(fingerprint, 1, sizeof fingerprint);
-  struct msg_open wanted = {
-      .name = span_str("x"), .fingerprint = span_of(fingerprint, sizeof fingerprint), .model = model_description(one)->id};
+  struct msg_open wanted = {.name = span_str("x"),
+                            .fingerprint = span_of(fingerprint, sizeof fingerprint),
+                            .model = model_description(one)->id};
   test_geometry(&wanted.geometry);
   assert_error(conversation_open(archive, TEST_UID, &wanted, &c, &created, &error), ERR_NO_CONVERSATION, &error);
   wanted.create = 1;

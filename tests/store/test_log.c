@@ -160,8 +160,8 @@ static void a_log_cut_anywhere_is_torn_there(void **state) {
   finish(w);
 }
 
-/* Every bit of the file. In the last frame a flip looks like a torn end; anywhere else a later frame tells that the place
- * had been synced. */
+/* Every bit of the file. In the last frame a flip looks like a torn end; anywhere else a later frame tells that the
+ * place had been synced. */
 static void a_flipped_bit_is_damage_unless_it_is_in_the_last_frame(void **state) {
   (void)state;
   struct world *w = make(true);
