@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// Encoding keys and values as records, and back. proto/RECORD.md is the definition; codec.c is its scalar reference.
-// Encoding gives the same bytes on every machine and with every kernel.
+// Encoding keys and values as records, and back. proto/RECORD.md is the definition; kernels/codec_c.c is its
+// scalar reference. Encoding gives the same bytes on every machine and with every kernel.
 #ifndef COLDKV_CLIENT_CODEC_H
 #define COLDKV_CLIENT_CODEC_H
 
@@ -36,5 +36,8 @@ int codec_encode(const struct codec *codec, const float *k, const float *v, cons
 /* Decodes key (before RoPE) and value, means added back; either output may be NULL. The CRC is not checked here. */
 void codec_decode(const struct codec *codec, const uint8_t record[RECORD_BYTES], const float *mean_k,
                   const float *mean_v, float *k, float *v);
+
+/* Name of the kernels in use, for benchmarks: "c", "avx2" and so on. */
+const char *codec_kernel_name(void);
 
 #endif

@@ -31,8 +31,10 @@ void check_time(const char *kernel, const char *level, check_body *body, void *c
 /* Each checks its kernels for one level; c is the level of plain C. */
 void check_scan(const struct check_level *level);
 void check_rescore(const struct check_level *level);
+void check_codec(const struct check_level *level);
 
-/* The lookup as a whole; times only. */
+/* Lookups, encoding and decoding as a whole; times only, for the machine's own level (see COLDKV_CPU_MASK). */
 void check_lookup(void);
+void check_encode(void);
 
 #endif

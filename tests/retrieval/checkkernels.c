@@ -78,10 +78,13 @@ int main(int argc, char **argv) {
     unsigned before = failures;
     check_scan(&levels[i]);
     check_rescore(&levels[i]);
+    check_codec(&levels[i]);
     printf("%s: %s\n", levels[i].name, failures == before ? "all right" : "WRONG");
   }
-  if (bench)
+  if (bench) {
+    check_encode();
     check_lookup();
+  }
   printf("%u checks, %u failures\n", checks, failures);
   return failures != 0;
 }

@@ -15,8 +15,8 @@ struct archive_parts {
   uint32_t count;
 };
 
-/* Makes parts of `counts` records; tokens of part i begin at firsts[i]. Random bits, scales around 1, all records sealed
- * for (layer, head). */
+/* Makes parts of `counts` records; tokens of part i begin at firsts[i]. Random bits, scales around 1, all records
+ * sealed for (layer, head). */
 void parts_make(struct archive_parts *parts, const uint64_t *firsts, const uint32_t *counts, uint32_t count,
                 uint32_t layer, uint32_t head, struct random *random);
 void parts_free(struct archive_parts *parts);
