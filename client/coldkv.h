@@ -78,7 +78,7 @@ COLDKV_API const char *coldkv_error(void);
 /* Version of the library, "0.1.0". */
 COLDKV_API const char *coldkv_version(void);
 
-/* --- the connection -------------------------------------------------------------------------------------------------- */
+/* --- the connection ----------------------------------------------------------------------------------------------- */
 
 typedef struct coldkv_client coldkv_client;
 
@@ -96,7 +96,7 @@ COLDKV_API int coldkv_client_create(coldkv_client **client, const char *socket_p
 /* Closes the connection; every conversation and model made from it must have been closed. NULL is allowed. */
 COLDKV_API void coldkv_client_destroy(coldkv_client *client);
 
-/* --- the model ------------------------------------------------------------------------------------------------------- */
+/* --- the model ---------------------------------------------------------------------------------------------------- */
 
 typedef struct coldkv_model coldkv_model;
 
@@ -111,7 +111,8 @@ struct coldkv_model_description {
   uint32_t layers, kv_heads;
   uint32_t group;           /* query heads per kv head */
   uint32_t head_dim;        /* d: a multiple of 8 from 64 to 128 */
-  uint32_t window;          /* trained window W, tokens */
+  uint32_t window;          /* trained window W, tokens. Packed positions stay inside it while it has room for 4 sinks,
+                               k slots and 383 tokens of hot window and block; in a smaller one they pass it */
   uint32_t rope;            /* enum coldkv_rope */
   uint32_t rope_dims;       /* rotated coordinates, the first ones; 0: all d */
   double rope_theta;        /* base: frequencies theta^(-2i/dims); used where rope_freqs is NULL */
@@ -126,10 +127,11 @@ COLDKV_API int coldkv_model_create(coldkv_model **model, coldkv_client *client,
 COLDKV_API void coldkv_model_destroy(coldkv_model *model);
 
 /* A 32-byte fingerprint of any bytes, for engines that have no hash at hand: feed all weights, then the settings.
- * state must be zero before the first call; it is the fingerprint after the last. Not a cryptographic hash. */
+ * state must be zero before the first call; it is the fingerprint after the last. How the bytes are cut into calls
+ * matters. Not a cryptographic hash. */
 COLDKV_API void coldkv_fingerprint(uint8_t state[32], const void *data, size_t size);
 
-/* --- conversations --------------------------------------------------------------------------------------------------- */
+/* --- conversations ------------------------------------------------------------------------------------------------ */
 
 typedef struct coldkv_conv coldkv_conv;
 
@@ -143,8 +145,8 @@ struct coldkv_conv_options {
 /* Largest block of coldkv_begin, tokens exact before a block, sinks. */
 enum { COLDKV_BLOCK_MAX = 64, COLDKV_HOT = 256, COLDKV_SINKS = 4 };
 
-/* Opens the conversation of that name (1 to 255 bytes of UTF-8), making it if need be, and takes its writer's lease. With
- * the daemon away a conversation cannot be opened: COLDKV_EUNREACHABLE. */
+/* Opens the conversation of that name (1 to 255 bytes of UTF-8), making it if need be, and takes its writer's lease.
+ * With the daemon away a conversation cannot be opened: COLDKV_EUNREACHABLE. */
 COLDKV_API int coldkv_open(coldkv_conv **conv, coldkv_model *model, const char *name,
                            const struct coldkv_conv_options *options);
 
@@ -157,12 +159,13 @@ COLDKV_API void coldkv_close(coldkv_conv *conv);
  * negative code. Feed them through begin / attend / end like any block; what is stored already is not stored again. */
 COLDKV_API int coldkv_resume(coldkv_conv *conv, uint32_t ids[COLDKV_BLOCK_MAX]);
 
-/* Opens a block of n new tokens, 1 to COLDKV_BLOCK_MAX, at the end of the conversation. Hands over to the daemon what has
- * left the hot window. COLDKV_EBACKLOG when the daemon is away and the backlog is full: nothing has changed, try again. */
+/* Opens a block of n new tokens, 1 to COLDKV_BLOCK_MAX, at the end of the conversation. Hands over to the daemon what
+ * has left the hot window. COLDKV_EBACKLOG when the daemon is away and the backlog is full: nothing has changed, try
+ * again. */
 COLDKV_API int coldkv_begin(coldkv_conv *conv, const uint32_t *ids, uint32_t n);
 
-/* The same for an engine whose q and k come after RoPE: positions[n] are those they were rotated for. They are un-rotated
- * here, in double angles; rotate again for attention is what coldkv_attend does. */
+/* The same for an engine whose q and k come after RoPE: positions[n] are those they were rotated for. They are
+ * un-rotated here, in double angles; rotate again for attention is what coldkv_attend does. */
 COLDKV_API int coldkv_begin_rotated(coldkv_conv *conv, const uint32_t *ids, uint32_t n, const int64_t *positions);
 
 /* Attention of the block's n rows in one layer, once per layer.
@@ -182,7 +185,10 @@ COLDKV_API int coldkv_abort(coldkv_conv *conv);
 /* Sets the number of slots; 0 switches retrieval off (for filler, or to measure what it brings). */
 COLDKV_API int coldkv_set_slots(coldkv_conv *conv, uint32_t k);
 
-/* Waits until everything handed over is durable and the ids of the hot window are stored beside it. */
+/* Waits until everything handed over is durable and the ids of the hot window are stored beside it. With the daemon
+ * away it waits for its return, at most sync_timeout_ms: then COLDKV_EUNREACHABLE, or COLDKV_ETIMEOUT when it is there
+ * but not done. COLDKV_ENOSPACE, COLDKV_EREADONLY and COLDKV_EIO come at once; nothing is lost, and a later sync may
+ * succeed. */
 COLDKV_API int coldkv_sync(coldkv_conv *conv);
 
 /* Forgets tokens from index `end` on, to generate an answer again. Possible as far back as nothing was handed over:
@@ -191,7 +197,7 @@ COLDKV_API int coldkv_sync(coldkv_conv *conv);
 enum { COLDKV_REWIND_EXACT = 128 };
 COLDKV_API int coldkv_rewind(coldkv_conv *conv, uint64_t end);
 
-/* --- for engines with an attention of their own ------------------------------------------------------------------------ */
+/* --- for engines with an attention of their own ------------------------------------------------------------------- */
 
 /* Gives the block's keys and values of one layer, [n][kv_heads][d], without computing attention. */
 COLDKV_API int coldkv_push(coldkv_conv *conv, uint32_t layer, const float *k, const float *v);
@@ -200,20 +206,20 @@ COLDKV_API int coldkv_push(coldkv_conv *conv, uint32_t layer, const float *k, co
 struct coldkv_slots {
   uint32_t rows, kv_heads, k; /* k: columns of index */
   uint64_t hot_first;         /* tokens from here on are in the hot window */
-  int packed;                 /* 1: the block lies past the trained window, so rotate for packed positions:
-                                 sink i at i, slot number s (in ascending token order, of S) at 4 + s, token t of the hot
+  int packed;                 /* 1: the block lies past the trained window, so rotate for packed positions: sink i
+                                 at i, slot number s (in ascending token order, of S) at 4 + s, token t of the hot
                                  window at 4 + S + t - hot_first. 0: every token at its own index. */
   const uint32_t *count;      /* [kv_heads]: size of the union of all rows' slots */
   const uint64_t *const *tokens; /* [kv_heads] -> [count]: token indices, ascending */
   const float *const *keys;   /* [kv_heads] -> [count][d]: before RoPE */
   const float *const *values; /* [kv_heads] -> [count][d] */
-  const uint32_t *index;      /* [rows][kv_heads][k]: places in the union, ascending; UINT32_MAX where there are fewer */
+  const uint32_t *index;      /* [rows][kv_heads][k]: places in the union, ascending; UINT32_MAX: no more */
 };
 
 /* Finds the slots of one layer for the block's queries [n][kv_heads * group][d] (as in coldkv_attend). */
 COLDKV_API int coldkv_retrieve(coldkv_conv *conv, uint32_t layer, const float *q, struct coldkv_slots *slots);
 
-/* --- what is going on ---------------------------------------------------------------------------------------------------- */
+/* --- what is going on --------------------------------------------------------------------------------------------- */
 
 struct coldkv_status {
   uint64_t tokens;      /* in the conversation, the hot window included */

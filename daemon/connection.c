@@ -37,7 +37,7 @@ struct connection *connection_create(struct server *server) {
   return connection;
 }
 
-/* --- the end ------------------------------------------------------------------------------------------------------- */
+/* --- the end ------------------------------------------------------------------------------------------------------ */
 
 static void free_if_unused(struct connection *connection) {
   if (!connection->closed || connection->requests || connection->pipe.data)
@@ -101,7 +101,7 @@ static void say_goodbye(struct connection *connection, const struct error *error
   connection_end(connection);
 }
 
-/* --- reading ------------------------------------------------------------------------------------------------------- */
+/* --- reading ------------------------------------------------------------------------------------------------------ */
 
 /* True when the client has to take answers before it may send more. */
 static bool at_limit(const struct connection *connection) {
@@ -214,7 +214,7 @@ void connection_start(struct connection *connection) {
     connection_close(connection);
 }
 
-/* --- writing ------------------------------------------------------------------------------------------------------- */
+/* --- writing ------------------------------------------------------------------------------------------------------ */
 
 static void on_written(uv_write_t *write, int status) {
   struct output *output = write->data;
@@ -263,7 +263,7 @@ void connection_send(struct connection *connection, msgpack_sbuffer *buffer) {
   }
 }
 
-/* --- handles and requests -------------------------------------------------------------------------------------------- */
+/* --- handles and requests ----------------------------------------------------------------------------------------- */
 
 struct handle *connection_handle(struct connection *connection, uint64_t number) {
   struct handle *handle = &connection->handles[number % LIMIT_HANDLES_PER_CONNECTION_MAX];

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// One client's socket: bytes to messages, messages to requests, answers to bytes. What a client can make the daemon hold is
-// charged to its connection; past the limits nothing more is read from it until it has taken its answers. Loop only.
+// One client's socket: bytes to messages, messages to requests, answers to bytes. What a client can make the daemon
+// hold is charged to its connection; past the limits nothing more is read from it until it has taken its answers. Loop
+// only.
 #ifndef COLDKV_DAEMON_CONNECTION_H
 #define COLDKV_DAEMON_CONNECTION_H
 

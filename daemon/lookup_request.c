@@ -117,8 +117,8 @@ static int reserve(struct lookup_worker *worker, uint32_t parts, size_t bytes, s
   return 0;
 }
 
-/* Columns of one (layer, head) of all parts that overlap the range. A damaged part is left out: it was logged and counted,
- * and the rest goes on serving. */
+/* Columns of one (layer, head) of all parts that overlap the range. A damaged part is left out: it was logged and
+ * counted, and the rest goes on serving. */
 static uint32_t gather_parts(struct request *request, struct lookup_worker *worker, uint32_t head) {
   const struct msg_lookup *lookup = &request->params.lookup;
   uint32_t count = 0;

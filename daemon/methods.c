@@ -9,7 +9,7 @@
 #include "daemon/request.h"
 #include "retrieval/lookup.h"
 
-/* --- answers that are ready on the loop ------------------------------------------------------------------------------ */
+/* --- answers that are ready on the loop --------------------------------------------------------------------------- */
 
 static void method_hello(struct request *request) {
   if (request->params.hello.protocol != PROTOCOL_VERSION) {
@@ -50,7 +50,7 @@ static void method_verify(struct request *request) {
   request_finish(request);
 }
 
-/* --- the committer's: the catalog and the list of models and conversations ------------------------------------------- */
+/* --- the committer's: the catalog and the list of models and conversations ---------------------------------------- */
 
 static void done_commit(struct job *job) {
   struct request *request = request_of(job);
@@ -227,7 +227,7 @@ static void method_delete(struct request *request) {
   }
 }
 
-/* --- open, close, append ------------------------------------------------------------------------------------------------ */
+/* --- open, close, append ------------------------------------------------------------------------------------------ */
 
 static void run_open(struct job *job, void *worker) {
   (void)worker;
@@ -369,7 +369,7 @@ static void method_append(struct request *request) {
   request_commit(request, committer_append, done_commit);
 }
 
-/* --- reads ------------------------------------------------------------------------------------------------------------------ */
+/* --- reads -------------------------------------------------------------------------------------------------------- */
 
 /* Charges the answer, then waits until the effects that were sent before have happened. */
 static void method_read(struct request *request) {

@@ -29,7 +29,8 @@ struct options {
 extern const char *const durability_names[3];
 
 /* Fills in the defaults, then the config file (named by --config, else coldkvd.conf in $XDG_CONFIG_HOME/coldkv or
- * ~/.config/coldkv if there is one), then the command line. Returns 0 to go on, 1 when --help or --version was answered, or
+ * ~/.config/coldkv if there is one), then the command line. Returns 0 to go on, 1 when --help or --version was
+ * answered, or
  * -ERR_ARGUMENT / -ERR_IO with a sentence. */
 int options_read(struct options *options, int argc, char **argv, struct error *error);
 

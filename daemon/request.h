@@ -45,15 +45,15 @@ struct request {
   struct conversation *opened; /* by conversation.open, until a session has it */
   struct msg_open_ok open_ok;
   uint32_t ahead[LIMIT_AHEAD_MAX], ahead_count;
-  bool appended, wrote; /* by the committer before `applied` comes back; `error` and `reply` stay its own until `job` does */
+  bool appended, wrote; /* set before `applied` comes back; `error` and `reply` stay the committer's until `job` does */
 
   struct error error; /* code 0: the answer is in `reply` */
   msgpack_sbuffer reply;
   msgpack_packer packer;
 };
 
-/* Makes a request of a complete message and starts it. Takes over `bytes` (malloc'd). Returns 0, or an error after which
- * the connection cannot go on (-ERR_BAD_MESSAGE, -ERR_MEMORY); bytes are freed then. */
+/* Makes a request of a complete message and starts it. Takes over `bytes` (malloc'd). Returns 0, or an error after
+ * which the connection cannot go on (-ERR_BAD_MESSAGE, -ERR_MEMORY); bytes are freed then. */
 int request_start(struct connection *connection, uint8_t *bytes, size_t size, struct error *error);
 
 /* Sends a read (lookup, read, tokens) on its way, now that every effect before it has happened. */
@@ -88,7 +88,8 @@ struct lookup_worker;
 int lookup_worker_create(struct lookup_worker **worker, struct error *error);
 void lookup_worker_destroy(struct lookup_worker *worker);
 
-/* Handlers of methods.c and lookup_request.c: each checks what the tables cannot, and finishes or forwards the request. */
+/* Handlers of methods.c and lookup_request.c: each checks what the tables cannot, and finishes or forwards the request.
+ * */
 void method_dispatch(struct request *request);
 void lookup_run_job(struct job *job, void *worker);
 void read_run_job(struct job *job, void *worker);

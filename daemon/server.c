@@ -16,7 +16,7 @@
 /* A client that does not take its answers delays a stop by this much. */
 #define STOP_PATIENCE_MS 5000u
 
-/* --- jobs ------------------------------------------------------------------------------------------------------------ */
+/* --- jobs --------------------------------------------------------------------------------------------------------- */
 
 void server_commit(struct server *server, struct job *job) {
   server->jobs_out++;
@@ -39,7 +39,7 @@ void server_job_returned(struct server *server) {
     server_stop(server);
 }
 
-/* --- connections ----------------------------------------------------------------------------------------------------- */
+/* --- connections -------------------------------------------------------------------------------------------------- */
 
 static void on_connection(uv_stream_t *listener, int status) {
   struct server *server = listener->data;
@@ -74,7 +74,7 @@ static void on_connection(uv_stream_t *listener, int status) {
 
 static void on_interval(uv_timer_t *timer) { session_sync_all(timer->data); }
 
-/* --- stopping -------------------------------------------------------------------------------------------------------- */
+/* --- stopping ----------------------------------------------------------------------------------------------------- */
 
 static void on_patience_over(uv_timer_t *timer) {
   struct server *server = timer->data;
@@ -114,7 +114,7 @@ static void on_signal(uv_signal_t *handle, int number) {
   server_stop(server);
 }
 
-/* --- start ----------------------------------------------------------------------------------------------------------- */
+/* --- start -------------------------------------------------------------------------------------------------------- */
 
 static void on_archive_line(void *context, const char *line) {
   (void)context;
@@ -206,7 +206,7 @@ int server_run(const struct options *options, struct error *error) {
   return result;
 }
 
-/* --- figures ----------------------------------------------------------------------------------------------------------- */
+/* --- figures ------------------------------------------------------------------------------------------------------ */
 
 void server_stats(struct server *server, struct msg_stats *stats) {
   const struct archive_counters *archive = archive_counters(server->archive);

@@ -4,8 +4,8 @@
 // One error value for every part: a code that programs test and a sentence that people read.
 //
 // Rule for all functions that take a `struct error *`: they return 0 when done, or -code after filling in the
-// sentence (what failed, on which file or conversation, what to do). A caller forwards a negative return unchanged. After a
-// return of 0 the error may hold what a step on the way met and dealt with: only the return value tells.
+// sentence (what failed, on which file or conversation, what to do). A caller forwards a negative return unchanged.
+// After a return of 0 the error may hold what a step on the way met and dealt with: only the return value tells.
 // Positive returns are conditions of that one function, named in its comment.
 #ifndef COLDKV_PROTO_ERROR_H
 #define COLDKV_PROTO_ERROR_H
@@ -30,7 +30,7 @@
   X(GAP, 11, "gap")                            /* append starts after the next expected token */                       \
   X(CONFLICT, 12, "conflict")                  /* append repeats stored tokens with other bytes */                     \
   X(BAD_RECORD, 13, "bad_record")              /* a record's CRC or scale is wrong for its place */                    \
-  X(RANGE, 14, "range")                        /* tokens outside the conversation, or layer or head outside the model */ \
+  X(RANGE, 14, "range")                        /* tokens, layer or head that are not there */                          \
   X(LIMIT, 15, "limit")                        /* a stated limit would be exceeded */                                  \
   X(CORRUPT, 16, "corrupt")                    /* stored bytes fail their CRC or make no sense */                      \
   X(NO_SPACE, 17, "no_space")                  /* disk full; nothing stored is harmed */                               \
@@ -61,7 +61,8 @@ struct error {
 /* Fills in `error` (NULL allowed) and returns -code. The text is cut at ERROR_TEXT_BYTES. */
 int error_set(struct error *error, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
-/* The same, with ": <strerror(errno)>" added; the code is NO_SPACE for ENOSPC and EDQUOT, MEMORY for ENOMEM, else IO. */
+/* The same, with ": <strerror(errno)>" added; the code is NO_SPACE for ENOSPC and EDQUOT, MEMORY for ENOMEM, else IO.
+ * */
 int error_set_errno(struct error *error, int errno_value, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

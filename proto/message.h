@@ -3,8 +3,8 @@
 //
 // MessagePack maps described by tables: one description packs, unpacks and checks a map, on the wire and in files.
 //
-// A message is a C struct whose members are uint64_t (also for booleans), double, struct span (str and bin), struct list
-// (an array of maps), or another message's struct. Unpacked spans and lists point into the packed bytes and the
+// A message is a C struct whose members are uint64_t (also for booleans), double, struct span (str and bin), struct
+// list (an array of maps), or another message's struct. Unpacked spans and lists point into the packed bytes and the
 // msgpack zone, and live as long as those.
 #ifndef COLDKV_PROTO_MESSAGE_H
 #define COLDKV_PROTO_MESSAGE_H

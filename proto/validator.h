@@ -37,8 +37,8 @@ struct validator {
 /* Prepares for one message. */
 void validator_init(struct validator *validator, const struct validator_limits *limits);
 
-/* Looks at the next bytes of the message. Returns 0 and sets *used to how many of them belong to it; `done` is then true
- * when the message is complete (bytes after *used belong to the next one) and false when more are needed. Returns
+/* Looks at the next bytes of the message. Returns 0 and sets *used to how many of them belong to it; `done` is then
+ * true when the message is complete (bytes after *used belong to the next one) and false when more are needed. Returns
  * -ERR_BAD_MESSAGE or -ERR_LIMIT when this can be no acceptable message. Never reads past `size`, allocates nothing. */
 int validator_feed(struct validator *validator, const uint8_t *data, size_t size, size_t *used, struct error *error);
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The coldkv authors
-"""A client of the coldkv protocol written from proto/PROTOCOL.md and proto/RECORD.md alone, and a daemon to try it on."""
+"""A client of the coldkv protocol written from PROTOCOL.md and RECORD.md alone, and a daemon to try it on."""
 import os
 import shutil
 import signal

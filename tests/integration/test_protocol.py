@@ -420,7 +420,8 @@ class Hostile(WithDaemon):
     def test_bytes_that_are_no_message(self):
         for data, code in ((b"\xc1", "bad_message"), (b"\x91" * 100, "limit"), (b"\xdd\xff\xff\xff\xff", "limit"),
                            (b"\xc6\xff\xff\xff\xff", "limit"), (b"\xdf\x7f\xff\xff\xff", "limit"),
-                           (b"GET / HTTP/1.1\r\n\r\n", "bad_message"), (msgpack.packb([0, -1, "hello", {}]), "bad_message"),
+                           (b"GET / HTTP/1.1\r\n\r\n", "bad_message"),
+                           (msgpack.packb([0, -1, "hello", {}]), "bad_message"),
                            (msgpack.packb([1, 1, None, {}]), "bad_message"), (msgpack.packb([5]), "bad_message")):
             answer = msgpack.unpackb(self.raw(data, half_close=False))
             self.assertEqual((answer[0], answer[1], answer[2]["code"]), (2, "error", code), data[:8])
