@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// Attention over sinks, slots and the hot window. Only relative positions matter, so the hot window's keys stay rotated to
-// their own index; where positions are packed, sinks and slots get a query of their own, rotated to the packed position.
+// Attention over sinks, slots and the hot window. Only relative positions matter, so the hot window's keys stay rotated
+// to their own index; where positions are packed, sinks and slots get a query of their own, rotated to the packed
+// position.
 #include "client/attend.h"
 
 #include <float.h>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// The means of a model's keys and values: computed from the tokens that are held when the first of them has to leave, and
-// frozen by the daemon, whose answer counts.
+// The means of a model's keys and values: computed from the tokens that are held when the first of them has to leave,
+// and frozen by the daemon, whose answer counts.
 #include <stdlib.h>
 
 #include "client/conversation.h"

@@ -17,8 +17,8 @@ struct coldkv_client {
   uint32_t models;
 };
 
-/* One turn: every conversation sends what it has to, the connection waits at most timeout_ms for the socket, answers are
- * handed out, and what they allow is sent. Connects again when it is time to. */
+/* One turn: every conversation sends what it has to, the connection waits at most timeout_ms for the socket, answers
+ * are handed out, and what they allow is sent. Connects again when it is time to. */
 void client_turn(struct coldkv_client *client, uint32_t timeout_ms);
 
 /* The same, waiting at most until the deadline. Returns false when it has passed. */
@@ -28,8 +28,8 @@ bool client_turn_until(struct coldkv_client *client, uint64_t deadline_ms);
 typedef int take_fn(void *context, const msgpack_object *result, struct error *error);
 
 /* Waits for the connection, sends one request and waits for its answer, which `take` (NULL: nobody) reads. When nobody
- * listens it fails at once with -ERR_UNREACHABLE; at the deadline with -ERR_TIMEOUT. An answer that `take` refuses costs
- * the connection. */
+ * listens it fails at once with -ERR_UNREACHABLE; at the deadline with -ERR_TIMEOUT. An answer that `take` refuses
+ * costs the connection. */
 int client_call(struct coldkv_client *client, enum method_id method, const void *params, take_fn *take, void *context,
                 uint64_t deadline_ms, struct error *error);
 

@@ -136,8 +136,9 @@ static void greeted(void *context, uint64_t tag, const msgpack_object *result, c
   }
   if (hello.protocol != PROTOCOL_VERSION) {
     connection_distrust(c, &reason);
-    error_set(&c->reason, ERR_VERSION, "the daemon at %s speaks protocol %llu, this library %u: install matching versions",
-              c->path, (unsigned long long)hello.protocol, PROTOCOL_VERSION);
+    error_set(&c->reason, ERR_VERSION,
+              "the daemon at %s speaks protocol %llu, this library %u: install matching versions", c->path,
+              (unsigned long long)hello.protocol, PROTOCOL_VERSION);
     return;
   }
   c->message_bytes_max = at_most(hello.message_bytes_max, LIMIT_MESSAGE_BYTES_MAX);

@@ -39,7 +39,7 @@ uint32_t conversation_ids(const struct coldkv_conv *conv, uint64_t first, uint32
   return count;
 }
 
-/* --- open ---------------------------------------------------------------------------------------------------------- */
+/* --- open --------------------------------------------------------------------------------------------------------- */
 
 struct opening {
   struct coldkv_conv *conv;
@@ -231,7 +231,7 @@ void coldkv_close(coldkv_conv *conv) {
   free_conversation(conv);
 }
 
-/* --- settings and figures ------------------------------------------------------------------------------------------ */
+/* --- settings and figures ----------------------------------------------------------------------------------------- */
 
 int coldkv_set_slots(coldkv_conv *conv, uint32_t k) {
   if (!conv || k > LIMIT_K_MAX)

@@ -78,7 +78,7 @@ struct coldkv_conv {
   size_t scratch_count;
 };
 
-/* --- link.c: open on the daemon, and again after every reconnect ----------------------------------------------------- */
+/* --- link.c: open on the daemon, and again after every reconnect -------------------------------------------------- */
 
 /* Fills in the parameters of conversation.open; model NULL: without one. */
 void link_describe(const struct coldkv_conv *conv, const struct frozen *model, struct msg_open *open);
@@ -100,7 +100,7 @@ void link_lost(struct coldkv_conv *conv);
 /* From now on every begin and sync fails with this error. */
 void link_fatal(struct coldkv_conv *conv, const struct error *error);
 
-/* --- conversation.c, sync.c, resume.c, block.c ----------------------------------------------------------------------- */
+/* --- conversation.c, sync.c, resume.c, block.c -------------------------------------------------------------------- */
 
 /* Sends what is due. Called at every turn of the client. */
 void conversation_drive(struct coldkv_conv *conv);
@@ -134,7 +134,7 @@ uint32_t resume_id(const struct coldkv_conv *conv, uint64_t token);
 /* After a block: goes on from the sinks to the tail. */
 void resume_step(struct coldkv_conv *conv);
 
-/* --- handover.c, calibrate.c ------------------------------------------------------------------------------------------- */
+/* --- handover.c, calibrate.c -------------------------------------------------------------------------------------- */
 
 /* Encodes the tokens [handed, end) and puts them in the backlog. Returns 1 when that is not possible yet, for want of
  * frozen means: they stay in the ring. -ERR_BACKLOG: nothing has changed. */

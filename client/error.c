@@ -51,11 +51,12 @@ int api_result(int result, const struct error *error) {
 }
 
 int api_fail(int code, const char *format, ...) {
+  struct error made = {.code = code};
   va_list args;
   va_start(args, format);
-  vsnprintf(last.text, sizeof last.text, format, args);
+  vsnprintf(made.text, sizeof made.text, format, args);
   va_end(args);
-  last.code = code;
+  last = made;
   return public_code(code);
 }
 

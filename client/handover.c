@@ -62,8 +62,9 @@ static int make_room(struct coldkv_conv *conv, uint64_t bytes, struct error *err
   const char *why = !link_ready(conv)             ? conv->client->connection.reason.text
                     : conv->backlog.trouble.code ? conv->backlog.trouble.text
                                                  : "the daemon is slower than the conversation";
-  return error_set(error, ERR_BACKLOG, "'%s' holds %llu bytes of unacknowledged records, more than backlog_bytes allows "
-                   "to add to: %s", conv->name, (unsigned long long)conv->backlog.bytes, why);
+  return error_set(error, ERR_BACKLOG,
+                   "'%s' holds %llu bytes of unacknowledged records, and backlog_bytes allows no more: %s", conv->name,
+                   (unsigned long long)conv->backlog.bytes, why);
 }
 
 int handover_run(struct coldkv_conv *conv, uint64_t end, struct error *error) {

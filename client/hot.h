@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// The hot window: a ring of the newest HOT_RING tokens of every layer and kv head, and the sinks. Token t stands at place
-// t mod HOT_RING; the ring is cut into tiles of HOT_TILE tokens, so that token t is in tile (t / HOT_TILE) mod HOT_TILES.
+// The hot window: a ring of the newest HOT_RING tokens of every layer and kv head, and the sinks. Token t stands at
+// place t mod HOT_RING; the ring is cut into tiles of HOT_TILE tokens, so that token t is in tile (t / HOT_TILE) mod
+// HOT_TILES.
 #ifndef COLDKV_CLIENT_HOT_H
 #define COLDKV_CLIENT_HOT_H
 

@@ -103,7 +103,7 @@ void coldkv_model_destroy(coldkv_model *model) {
   free(model);
 }
 
-/* --- frozen models ------------------------------------------------------------------------------------------------- */
+/* --- frozen models ------------------------------------------------------------------------------------------------ */
 
 /* Means come from vectors that passed VECTOR_NORM_MAX, wherever they were computed. */
 static bool means_valid(const float *mean, uint64_t count, uint32_t head_dim) {

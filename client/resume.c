@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// A conversation with a past: sinks and the last stored tokens are fed again to rebuild the hot window, then the ids that
-// were in the hot window at the last sync.
+// A conversation with a past: sinks and the last stored tokens are fed again to rebuild the hot window, then the ids
+// that were in the hot window at the last sync.
 #include <stdlib.h>
 
 #include "client/conversation.h"

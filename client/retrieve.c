@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// Retrieval as the client sees it: queries at their expected distance, one lookup per block and layer (several where the
-// answer would not fit a message), and the wait for it.
+// Retrieval as the client sees it: queries at their expected distance, one lookup per block and layer (several where
+// the answer would not fit a message), and the wait for it.
 #include "client/retrieve.h"
 
 #include <math.h>
@@ -47,15 +47,18 @@ static int make_queries(struct coldkv_conv *conv, const float *q, float **querie
   uint32_t rows = conv->block.count, heads = model->kv_heads;
   const float *expected = model_expected(model, conv->block.first + rows);
   *queries = malloc((size_t)rows * heads * RECORD_SIGNATURE_BITS * sizeof(float));
-  if (!*queries)
-    return error_set(error, ERR_MEMORY, "out of memory for the queries of a lookup");
+  if (!*queries) {
+    error_set(error, ERR_MEMORY, "out of memory for the queries of a lookup");
+    return -ERR_MEMORY;
+  }
   for (uint32_t row = 0; row < rows; row++)
     for (uint32_t head = 0; head < heads; head++) {
       size_t place = (size_t)row * heads + head;
       if (make_query(conv, expected, q + place * model->group * model->head_dim,
                      *queries + place * RECORD_SIGNATURE_BITS)) {
         free(*queries);
-        return error_set(error, ERR_NOT_FINITE, "the lookup query of row %u, kv head %u is not finite", row, head);
+        error_set(error, ERR_NOT_FINITE, "the lookup query of row %u, kv head %u is not finite", row, head);
+        return -ERR_NOT_FINITE;
       }
     }
   return 0;
@@ -137,7 +140,7 @@ static int look_up(struct lookup *lookup, uint32_t layer, const float *queries, 
   return -lookup->error.code;
 }
 
-/* --- one block and layer ------------------------------------------------------------------------------------------- */
+/* --- one block and layer ------------------------------------------------------------------------------------------ */
 
 /* Rows of one request, and slots per row: as many as make an answer that fits a message. */
 static uint32_t rows_per_lookup(const struct coldkv_conv *conv, uint32_t *k) {

@@ -41,8 +41,8 @@ void retrieved_finish(struct retrieved *retrieved);
 /* Slots of one row and kv head: how many, and their places in the union. */
 uint32_t retrieved_row(const struct retrieved *retrieved, uint32_t row, uint32_t head, const uint32_t **places);
 
-/* Looks up the slots of the open block in one layer, for its queries [rows][kv_heads * group][d] before RoPE. Without an
- * answer in time there are none, which is counted and no error. -ERR_NOT_FINITE, -ERR_MEMORY. */
+/* Looks up the slots of the open block in one layer, for its queries [rows][kv_heads * group][d] before RoPE. Without
+ * an answer in time there are none, which is counted and no error. -ERR_NOT_FINITE, -ERR_MEMORY. */
 int retrieve_run(struct coldkv_conv *conv, uint32_t layer, const float *q, struct error *error);
 
 #endif

@@ -34,12 +34,12 @@ void rope_angles(const struct rope *rope, int64_t position, float *row);
 /* The rotation by `position`: a kept row, or `scratch` [ROPE_ROW_MAX] filled in. */
 const float *rope_row(struct rope *rope, uint64_t position, float *scratch);
 
-/* The mean over D in [first, end) of the rotation by D, end > first. Multiplying a query by it gives a dot product with a
- * key that is the mean of the dot products at those distances. */
+/* The mean over D in [first, end) of the rotation by D, end > first. Multiplying a query by it gives a dot product with
+ * a key that is the mean of the dot products at those distances. */
 void rope_mean(const struct rope *rope, uint64_t first, uint64_t end, float *row);
 
-/* y = x [head_dim], every pair multiplied by the row's factor (direction 1) or its conjugate (-1), then by scale. x and y
- * do not overlap. */
+/* y = x [head_dim], every pair multiplied by the row's factor (direction 1) or its conjugate (-1), then by scale. x and
+ * y do not overlap. */
 void rope_apply(const struct rope *rope, const float *row, float direction, float scale, const float *restrict x,
                 float *restrict y);
 

@@ -69,7 +69,7 @@ uint32_t retrieved_row(const struct retrieved *r, uint32_t row, uint32_t head, c
   return count;
 }
 
-/* --- taking answers ------------------------------------------------------------------------------------------------ */
+/* --- taking answers ----------------------------------------------------------------------------------------------- */
 
 static bool grow(void **array, size_t count, size_t size) {
   void *grown = realloc(*array, count * size);
@@ -164,7 +164,7 @@ int slots_take(struct retrieved *r, const struct slots_wanted *wanted, const msg
   return failed;
 }
 
-/* --- finishing ----------------------------------------------------------------------------------------------------- */
+/* --- finishing ---------------------------------------------------------------------------------------------------- */
 
 struct entry {
   uint64_t token;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// coldkv_sync: an append of no tokens that is answered once everything before it is durable, and that carries the ids of
-// the hot window.
+// coldkv_sync: an append of no tokens that is answered once everything before it is durable, and that carries the ids
+// of the hot window.
 #include "client/clock.h"
 #include "client/conversation.h"
 #include "client/error.h"

@@ -45,8 +45,8 @@ uint32_t engine_id(const struct engine *engine, uint64_t token);
 float *engine_block(const struct engine *engine, enum engine_vector what, uint32_t layer, uint64_t token,
                     const uint32_t *ids, uint32_t n);
 
-/* Runs one block through the conversation. out (may be NULL) [layers][n][query heads][d]. Returns the first error; after
- * one inside the block it is aborted. */
+/* Runs one block through the conversation. out (may be NULL) [layers][n][query heads][d]. Returns the first error;
+ * after one inside the block it is aborted. */
 int engine_forward(struct engine *engine, const uint32_t *ids, uint32_t n, float *out);
 
 /* Feeds tokens up to `end`, in blocks of `block`, ids by engine_id. Returns the first error. */

@@ -10,9 +10,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "client/codec.h"
 #include "proto/record.h"
 #include "proto/validator.h"
+#include "tests/client/fake_store.h"
 
 enum { CONNECTIONS_MAX = 8, MANGLE_ROOM = 1 << 16 };
 
@@ -37,13 +37,6 @@ struct fake_daemon {
   struct fake_conversation conversations[FAKE_CONVERSATIONS_MAX];
   uint32_t conversation_count;
 };
-
-static void must(bool ok, const char *what) {
-  if (!ok) {
-    perror(what);
-    abort();
-  }
-}
 
 /* --- answers ----------------------------------------------------------------------------------------------------- */
 
@@ -70,10 +63,11 @@ static void send_result(const struct answer *a, const void *result) {
   msgpack_packer packer;
   msgpack_sbuffer_init(&buffer);
   msgpack_packer_init(&packer, &buffer, msgpack_sbuffer_write);
-  must(rpc_pack_result(&packer, a->id, methods[a->method].result, result) == 0, "pack");
+  fake_must(rpc_pack_result(&packer, a->id, methods[a->method].result, result) == 0, "pack");
   size_t size = buffer.size, capacity = size + MANGLE_ROOM;
   uint8_t *data = malloc(capacity);
-  must(data, "malloc");
+  if (!data || !buffer.data)
+    abort();
   memcpy(data, buffer.data, size);
   if (a->fake->orders.mangle)
     a->fake->orders.mangle(a->fake->orders.mangle_context, a->method, data, &size, capacity);
@@ -89,7 +83,7 @@ static void send_fault(const struct answer *a, int code, const char *text) {
   error_set(&error, code, "%s", text);
   msgpack_sbuffer_init(&buffer);
   msgpack_packer_init(&packer, &buffer, msgpack_sbuffer_write);
-  must(rpc_pack_error(&packer, a->id, &error) == 0, "pack");
+  fake_must(rpc_pack_error(&packer, a->id, &error) == 0, "pack");
   send_all(a, (const uint8_t *)buffer.data, buffer.size);
   msgpack_sbuffer_destroy(&buffer);
 }
@@ -97,21 +91,8 @@ static void send_fault(const struct answer *a, int code, const char *text) {
 /* --- models ------------------------------------------------------------------------------------------------------ */
 
 static void answer_hello(const struct answer *a) {
-  uint64_t protocol = a->fake->orders.protocol, bytes = a->fake->orders.message_bytes_max;
-  struct msg_hello_ok ok = {
-      .protocol = protocol ? protocol : PROTOCOL_VERSION,
-      .server = span_str("fake"),
-      .backend = span_str("memory"),
-      .kernel = span_str("brute"),
-      .durability = span_str("always"),
-      .message_bytes_max = bytes ? bytes : LIMIT_MESSAGE_BYTES_MAX,
-      .append_tokens_max = LIMIT_APPEND_TOKENS_MAX,
-      .ahead_max = LIMIT_AHEAD_MAX,
-      .rows_max = LIMIT_ROWS_MAX,
-      .k_max = LIMIT_K_MAX,
-      .candidates_max = LIMIT_CANDIDATES_MAX,
-      .segment_tokens = LIMIT_SEGMENT_TOKENS,
-  };
+  struct msg_hello_ok ok;
+  fake_hello(&a->fake->orders, &ok);
   send_result(a, &ok);
 }
 
@@ -130,23 +111,10 @@ static void calibrate(const struct answer *a, const struct msg_model *wanted) {
   struct fake_model *m = find_model(fake, (struct span){0}, wanted->fingerprint);
   fake->counters.calibrations++;
   if (!m) {
-    must(fake->model_count < FAKE_MODELS_MAX, "models");
+    fake_must(fake->model_count < FAKE_MODELS_MAX, "models");
     m = &fake->models[fake->model_count];
     memset(m->id, 0x40 + (int)fake->model_count++, sizeof m->id);
-    memcpy(m->fingerprint, wanted->fingerprint.data, sizeof m->fingerprint);
-    memcpy(m->freqs, wanted->geometry.rope_freqs.data, wanted->geometry.rope_freqs.size);
-    m->means = malloc(wanted->mean_k.size + wanted->mean_v.size);
-    must(m->means, "malloc");
-    memcpy(m->means, wanted->mean_k.data, wanted->mean_k.size);
-    memcpy((uint8_t *)m->means + wanted->mean_k.size, wanted->mean_v.data, wanted->mean_v.size);
-    m->description = *wanted;
-    m->description.id = span_of(m->id, sizeof m->id);
-    m->description.name = span_str("");
-    m->description.basis = span_str("hadamard");
-    m->description.fingerprint = span_of(m->fingerprint, sizeof m->fingerprint);
-    m->description.geometry.rope_freqs.data = (const uint8_t *)m->freqs;
-    m->description.mean_k.data = (const uint8_t *)m->means;
-    m->description.mean_v.data = (const uint8_t *)m->means + wanted->mean_k.size;
+    fake_keep_model(m, wanted);
   }
   send_result(a, &m->description);
 }
@@ -171,14 +139,14 @@ static struct fake_conversation *find_conversation(struct fake_daemon *fake, str
 }
 
 static struct fake_conversation *make_conversation(struct fake_daemon *fake, const struct msg_open *open) {
-  must(fake->conversation_count < FAKE_CONVERSATIONS_MAX, "conversations");
+  fake_must(fake->conversation_count < FAKE_CONVERSATIONS_MAX, "conversations");
   struct fake_conversation *c = &fake->conversations[fake->conversation_count];
   memcpy(c->name, open->name.data, open->name.size);
   memset(c->id, 0x60 + (int)fake->conversation_count++, sizeof c->id);
   c->blocks = open->geometry.layers * open->geometry.kv_heads;
   c->ids = calloc(FAKE_TOKENS_MAX, sizeof *c->ids);
   c->records = calloc(FAKE_TOKENS_MAX, c->blocks * RECORD_BYTES);
-  must(c->ids && c->records, "calloc");
+  fake_must(c->ids && c->records, "calloc");
   c->writer = -1;
   return c;
 }
@@ -234,41 +202,17 @@ static struct fake_conversation *of_handle(const struct answer *a, uint64_t hand
 
 static bool append_refused(const struct answer *a, const struct fake_conversation *c, const struct msg_append *append) {
   struct fake_daemon *fake = a->fake;
+  struct error error;
   if (fake->orders.failing_appends) {
     fake->orders.failing_appends--;
     send_fault(a, fake->orders.append_error, "told to refuse this append");
     return true;
   }
-  if (append->first > c->count) {
-    fake->counters.gaps++;
-    send_fault(a, ERR_GAP, "append starts after the next token");
-    return true;
-  }
-  uint64_t n = append->ids.size / 4, bytes = c->blocks * RECORD_BYTES;
-  must(append->first + n <= FAKE_TOKENS_MAX, "tokens");
-  if ((n && !c->model) || append->records.size != n * bytes) {
-    send_fault(a, c->model ? ERR_BAD_PARAMS : ERR_NO_MODEL, "records do not fit");
-    return true;
-  }
-  for (uint64_t i = 0; i < n && append->first + i < c->count; i++) {
-    uint64_t token = append->first + i;
-    fake->counters.repeats++;
-    if (load_u32(append->ids.data + 4 * i) != c->ids[token] ||
-        memcmp(append->records.data + i * bytes, c->records + token * bytes, bytes) != 0) {
-      fake->counters.conflicts++;
-      send_fault(a, ERR_CONFLICT, "append repeats stored tokens with other bytes");
-      return true;
-    }
-  }
-  for (uint64_t i = 0; i < n * c->blocks; i++) {
-    uint64_t block = i % c->blocks, heads = c->model->description.geometry.kv_heads;
-    if (!record_check(append->records.data + i * RECORD_BYTES, (uint32_t)(block / heads), (uint32_t)(block % heads),
-                      append->first + i / c->blocks)) {
-      send_fault(a, ERR_BAD_RECORD, "a record's CRC is wrong for its place");
-      return true;
-    }
-  }
-  return false;
+  if (fake_check_append(c, append, &fake->counters, &error))
+    send_fault(a, error.code, error.text);
+  else
+    return false;
+  return true;
 }
 
 static void append_tokens(const struct answer *a, const struct msg_append *append) {
@@ -284,7 +228,8 @@ static void append_tokens(const struct answer *a, const struct msg_append *appen
     c->count = end;
   }
   if (end == c->count) {
-    memcpy(c->ahead, append->ahead.data, append->ahead.size);
+    if (append->ahead.size)
+      memcpy(c->ahead, append->ahead.data, append->ahead.size);
     c->ahead_count = (uint32_t)(append->ahead.size / 4);
   }
   if (append->sync || !fake->orders.durable_every || fake->counters.appends % fake->orders.durable_every == 0)
@@ -294,74 +239,6 @@ static void append_tokens(const struct answer *a, const struct msg_append *appen
 }
 
 /* --- lookups ----------------------------------------------------------------------------------------------------- */
-
-struct scored {
-  double score;
-  uint64_t token;
-};
-
-static int better(const void *x, const void *y) {
-  const struct scored *a = x, *b = y;
-  if (a->score != b->score)
-    return a->score > b->score ? -1 : 1;
-  return a->token < b->token ? -1 : a->token > b->token;
-}
-
-/* One head of an answer; arrays are leaked into `head` and freed by the caller. */
-static void look_up_head(struct fake_conversation *c, const struct msg_lookup *lookup, uint32_t head, uint64_t before,
-                         struct msg_lookup_head *answer) {
-  const struct msg_geometry *g = &c->model->description.geometry;
-  struct codec codec;
-  must(codec_init(&codec, (uint32_t)g->head_dim, c->model->description.seed, NULL) == 0, "codec");
-  uint64_t n = before - lookup->from, cells = lookup->rows * lookup->k, block = lookup->layer * g->kv_heads + head;
-  const float *mean_k = c->model->means + block * g->head_dim;
-  const float *mean_v = mean_k + g->layers * g->kv_heads * g->head_dim;
-  float(*keys)[LIMIT_HEAD_DIM_MAX] = malloc((n + 1) * sizeof *keys);
-  struct scored *scored = malloc((n + 1) * sizeof *scored);
-  bool *chosen = calloc(n + 1, sizeof *chosen);
-  uint64_t *winners = malloc((cells + 1) * sizeof *winners), *tokens = malloc((cells + 1) * sizeof *tokens);
-  uint32_t *index = malloc(cells * sizeof *index), *place = calloc(n + 1, sizeof *place);
-  float *scores = calloc(cells, sizeof *scores);
-  uint8_t *records = malloc((cells + 1) * RECORD_BYTES);
-  must(keys && scored && chosen && winners && tokens && index && place && scores && records, "malloc");
-  for (uint64_t i = 0; i < n; i++) {
-    codec_decode(&codec, c->records + ((lookup->from + i) * c->blocks + block) * RECORD_BYTES, mean_k, mean_v, keys[i],
-                 NULL);
-    codec_rotate(&codec, keys[i], keys[i]);
-  }
-  for (uint64_t row = 0; row < lookup->rows; row++) {
-    const uint8_t *query = lookup->queries.data + (row * g->kv_heads + head) * RECORD_SIGNATURE_BITS * 4;
-    for (uint64_t i = 0; i < n; i++) {
-      scored[i] = (struct scored){.token = i};
-      for (uint64_t d = 0; d < g->head_dim; d++)
-        scored[i].score += (double)load_f32(query + 4 * d) * (double)keys[i][d];
-    }
-    qsort(scored, n, sizeof *scored, better);
-    for (uint64_t j = 0; j < lookup->k; j++) {
-      winners[row * lookup->k + j] = j < n ? scored[j].token : UINT64_MAX;
-      scores[row * lookup->k + j] = j < n ? (float)scored[j].score : 0;
-      if (j < n)
-        chosen[scored[j].token] = true;
-    }
-  }
-  uint32_t count = 0;
-  for (uint64_t i = 0; i < n; i++)
-    if (chosen[i]) {
-      memcpy(records + count * RECORD_BYTES, c->records + ((lookup->from + i) * c->blocks + block) * RECORD_BYTES,
-             RECORD_BYTES);
-      place[i] = count;
-      tokens[count++] = lookup->from + i;
-    }
-  for (uint64_t i = 0; i < cells; i++)
-    index[i] = winners[i] == UINT64_MAX ? UINT32_MAX : place[winners[i]];
-  *answer = (struct msg_lookup_head){.tokens = span_of(tokens, count * 8), .records = span_of(records, count * RECORD_BYTES),
-                                     .index = span_of(index, cells * 4), .scores = span_of(scores, cells * 4)};
-  free(keys);
-  free(scored);
-  free(chosen);
-  free(winners);
-  free(place);
-}
 
 static void look_up(const struct answer *a, const struct msg_lookup *lookup) {
   struct fake_daemon *fake = a->fake;
@@ -375,9 +252,9 @@ static void look_up(const struct answer *a, const struct msg_lookup *lookup) {
     before = lookup->from;
   uint32_t count = c->model ? (uint32_t)c->model->description.geometry.kv_heads : 0;
   struct msg_lookup_head *heads = calloc(count + 1, sizeof *heads);
-  must(heads, "calloc");
+  fake_must(heads, "calloc");
   for (uint32_t head = 0; head < count; head++) {
-    look_up_head(c, lookup, head, before, &heads[head]);
+    fake_look_up(c, lookup, head, before, &heads[head]);
     fake->counters.records_sent += heads[head].tokens.size / 8;
     for (uint64_t i = 0; i < fake->orders.spoil_records && i * 8 < heads[head].tokens.size; i++)
       ((uint8_t *)(uintptr_t)heads[head].records.data)[i * RECORD_BYTES + 40 + i % 8] ^= 4;
@@ -385,12 +262,8 @@ static void look_up(const struct answer *a, const struct msg_lookup *lookup) {
   struct msg_lookup_ok ok = {.k = lookup->k, .candidates = 1024, .scanned = before - lookup->from,
                              .heads = {.count = count, .items = heads}};
   send_result(a, &ok);
-  for (uint32_t head = 0; head < count; head++) {
-    free((void *)(uintptr_t)heads[head].tokens.data);
-    free((void *)(uintptr_t)heads[head].records.data);
-    free((void *)(uintptr_t)heads[head].index.data);
-    free((void *)(uintptr_t)heads[head].scores.data);
-  }
+  for (uint32_t head = 0; head < count; head++)
+    fake_free_head(&heads[head]);
   free(heads);
 }
 
@@ -424,7 +297,7 @@ static bool handle_message(struct fake_daemon *fake, struct peer *peer, size_t s
   msgpack_object root;
   struct rpc rpc;
   struct error error;
-  must(msgpack_zone_init(&zone, MSGPACK_ZONE_CHUNK_SIZE), "zone");
+  fake_must(msgpack_zone_init(&zone, MSGPACK_ZONE_CHUNK_SIZE), "zone");
   bool good = rpc_parse(peer->in, size, &zone, &root, &rpc, &error) == 0 && rpc.kind == RPC_REQUEST;
   struct answer a = {.fake = fake, .fd = peer->fd, .id = rpc.id};
   a.method = good ? method_find(rpc.method) : METHOD_COUNT;
@@ -471,7 +344,7 @@ static void lose_tokens(struct fake_daemon *fake) {
 
 /* Answers every complete message; false when the connection has to end. */
 static bool serve(struct fake_daemon *fake, struct peer *peer) {
-  for (;;) {
+  while (peer->in) {
     struct validator v;
     struct error error;
     size_t used;
@@ -489,13 +362,14 @@ static bool serve(struct fake_daemon *fake, struct peer *peer) {
     memmove(peer->in, peer->in + used, peer->in_size - used);
     peer->in_size -= used;
   }
+  return false;
 }
 
 static void read_peer(struct fake_daemon *fake, struct peer *peer) {
   if (peer->in_capacity - peer->in_size < 65536) {
     peer->in_capacity = 2 * peer->in_capacity + 65536;
     peer->in = realloc(peer->in, peer->in_capacity);
-    must(peer->in, "realloc");
+    fake_must(peer->in, "realloc");
   }
   ssize_t got = recv(peer->fd, peer->in + peer->in_size, 65536, MSG_DONTWAIT);
   if (got <= 0) {
@@ -555,12 +429,12 @@ static void *run(void *context) {
 
 void fake_start(struct fake_daemon *fake) {
   fake->stopping = false;
-  must(pipe(fake->wake) == 0, "pipe");
+  fake_must(pipe(fake->wake) == 0, "pipe");
   fake->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   unlink(fake->address.sun_path);
-  must(bind(fake->listener, (struct sockaddr *)&fake->address, sizeof fake->address) == 0, "bind");
-  must(listen(fake->listener, 8) == 0, "listen");
-  must(pthread_create(&fake->thread, NULL, run, fake) == 0, "thread");
+  fake_must(bind(fake->listener, (struct sockaddr *)&fake->address, sizeof fake->address) == 0, "bind");
+  fake_must(listen(fake->listener, 8) == 0, "listen");
+  fake_must(pthread_create(&fake->thread, NULL, run, fake) == 0, "thread");
 }
 
 void fake_stop(struct fake_daemon *fake, bool lose) {
@@ -570,7 +444,7 @@ void fake_stop(struct fake_daemon *fake, bool lose) {
     if (fake->peers[i].fd >= 0)
       shutdown(fake->peers[i].fd, SHUT_RDWR);
   pthread_mutex_unlock(&fake->mutex);
-  must(write(fake->wake[1], "", 1) == 1, "wake");
+  fake_must(write(fake->wake[1], "", 1) == 1, "wake");
   pthread_join(fake->thread, NULL);
   for (uint32_t i = 0; i < CONNECTIONS_MAX; i++)
     if (fake->peers[i].fd >= 0)
@@ -585,7 +459,7 @@ void fake_stop(struct fake_daemon *fake, bool lose) {
 
 struct fake_daemon *fake_create(const char *path) {
   struct fake_daemon *fake = calloc(1, sizeof *fake);
-  must(fake && strlen(path) < sizeof fake->address.sun_path, "path");
+  fake_must(fake && strlen(path) < sizeof fake->address.sun_path, "path");
   fake->address.sun_family = AF_UNIX;
   memcpy(fake->address.sun_path, path, strlen(path) + 1);
   pthread_mutex_init(&fake->mutex, NULL);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// A daemon in a thread of the test: speaks the protocol through proto/, keeps records in memory, answers lookups by brute
-// force, follows the rules of append to the letter, and misbehaves when told to.
+// A daemon in a thread of the test: speaks the protocol through proto/, keeps records in memory, answers lookups by
+// brute force, follows the rules of append to the letter, and misbehaves when told to.
 #ifndef COLDKV_TESTS_CLIENT_FAKE_DAEMON_H
 #define COLDKV_TESTS_CLIENT_FAKE_DAEMON_H
 

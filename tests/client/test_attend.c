@@ -315,7 +315,8 @@ static void bad_records_are_left_out(void **state) {
   fake_lock(engine.fake)->spoil_records = 2;
   fake_unlock(engine.fake);
   assert_true(check_block(&engine, 1) <= 2 * 6); /* its reference takes what coldkv_retrieve gives */
-  assert_int_equal(engine_status(&engine).bad_records, 2 * 2 * 2 * 2); /* attend and retrieve, layers, heads, two each */
+  /* in attend and retrieve, 2 layers, 2 heads, two each */
+  assert_int_equal(engine_status(&engine).bad_records, 2 * 2 * 2 * 2);
   assert_int_equal(engine_status(&engine).lookups_missed, 0);
   engine_finish(&engine);
 }
@@ -347,7 +348,8 @@ static void rotated_input(void **state) {
           uint32_t heads = what == ENGINE_Q ? 4 : 2;
           for (uint32_t i = 0; i < 64 * heads && rotated && what != ENGINE_V; i++)
             for (uint32_t c = 0; c < 32; c++) {
-              double angle = (double)positions[i / heads] * pow(10000, -2.0 * c / 64);
+              int64_t position = positions[i / heads];
+              double angle = (double)position * pow(10000, -2.0 * c / 64);
               float *at = x[what] + i * 64 + c, a = at[0], b = at[32];
               at[0] = (float)((double)a * cos(angle) - (double)b * sin(angle));
               at[32] = (float)((double)a * sin(angle) + (double)b * cos(angle));

@@ -210,9 +210,8 @@ static void hands_over_by_the_rule(void **state) {
     struct engine engine;
     begin(&engine);
     for (uint64_t end = 300; end < 600; end += 7) {
-      uint64_t first = engine.position;
       while (engine.position + blocks[b] <= end) {
-        first = engine.position;
+        uint64_t first = engine.position;
         assert_int_equal(engine_feed_to(&engine, first + blocks[b], blocks[b]), 0);
         struct coldkv_status status = engine_status(&engine);
         assert_int_equal(status.stored + status.backlog, first < 256 ? 0 : (first - 256) / 64 * 64);

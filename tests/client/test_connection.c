@@ -152,7 +152,7 @@ static void another_protocol_version(void **state) {
   engine_finish(&engine);
 }
 
-/* --- hostile answers ----------------------------------------------------------------------------------------------- */
+/* --- hostile answers ---------------------------------------------------------------------------------------------- */
 
 enum trick { FLIP, CUT, GROW, NOISE, SWAP, TRICKS };
 
@@ -214,7 +214,7 @@ static void live(struct engine *engine, struct hostility *h) {
   for (int again = 0; again < 3; again++) {
     int result = engine_open(engine, NULL);
     assert_in_range(-result, 0, 29);
-    for (int i = 0; i < 4 && !result; i++) {
+    for (int i = 0; i < 3 && !result; i++) {
       resume_blindly(engine);
       struct coldkv_status status = engine_status(engine);
       if (status.resume_left || status.tokens > 1200)
