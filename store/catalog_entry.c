@@ -187,7 +187,7 @@ int catalog_next_segment(struct catalog *c, MDB_txn *txn, const uint8_t *after, 
 
 int catalog_put_segment(struct catalog *c, MDB_txn *txn, const struct catalog_segment *segment, struct error *error) {
   uint8_t body[SEGMENT_VALUE_BYTES];
-  MDB_val key = id_key(segment->id);
+  const MDB_val key = {.mv_size = LIMIT_ID_BYTES, .mv_data = (void *)(uintptr_t)segment->id};
   memcpy(body, segment->model, LIMIT_ID_BYTES);
   memcpy(body + LIMIT_ID_BYTES, segment->conversation, LIMIT_ID_BYTES);
   store_u64(body + 2 * LIMIT_ID_BYTES, segment->first);
