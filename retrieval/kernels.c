@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "proto/cpu.h"
+#include "retrieval/kernels_neon.h"
 #include "retrieval/kernels_x86.h"
 
 void lookup_kernels_init(struct lookup_kernels *kernels, unsigned flags) {
@@ -20,6 +21,11 @@ void lookup_kernels_init(struct lookup_kernels *kernels, unsigned flags) {
   rescore_init_x86(kernels, flags);
   scan_init_avx2(kernels, flags);
   scan_init_avx512(kernels, flags);
+#elif defined(__aarch64__)
+  rescore_init_neon(kernels, flags);
+  scan_init_neon(kernels, flags);
+#else
+  (void)flags;
 #endif
 }
 
