@@ -16,7 +16,7 @@ static pthread_once_t kernels_once = PTHREAD_ONCE_INIT;
 
 static void init_kernels(void) { codec_kernels_init(&kernels, cpu_flags()); }
 
-/* --- the rotation -------------------------------------------------------------------------------------------------- */
+/* --- the rotation ----------------------------------------------------------------------------------------------- */
 
 /* splitmix64. Source: G. Steele, D. Lea, C. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014. */
 static uint64_t splitmix64(uint64_t *state) {
@@ -75,7 +75,7 @@ void codec_query(const struct codec *codec, const float *q, float out[RECORD_SIG
   memcpy(out + d, z, (RECORD_SIGNATURE_BITS - d) * sizeof *out);
 }
 
-/* --- records ------------------------------------------------------------------------------------------------------- */
+/* --- records ---------------------------------------------------------------------------------------------------- */
 
 static struct codec_split key_split(uint32_t head_dim) {
   assert(head_dim >= LIMIT_HEAD_DIM_MIN && head_dim <= LIMIT_HEAD_DIM_MAX); /* codec_init let it pass */

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// Rescoring with AVX2 and AVX-512: levels by table look-up on the index bits, then products of 16 bits added up in pairs.
+// Rescoring with AVX2 and AVX-512: levels by table look-up on the index bits, then products of 16 bits added up in
+// pairs.
 #include "retrieval/kernels_x86.h"
 
 #if defined(__x86_64__)
@@ -10,7 +11,7 @@
 /* Planes may be read up to this far past k_mag, so the bytes are copied first where that is more than there is. */
 enum { K_MAG_PADDED = RECORD_K_MAG_BYTES + 16 };
 
-/* --- AVX-512: 32 coordinates at a time ----------------------------------------------------------------------------- */
+/* --- AVX-512: 32 coordinates at a time -------------------------------------------------------------------------- */
 
 /* Lanes of coordinates 32 g and up that are below n. */
 static inline uint32_t lanes_below(uint32_t n, uint32_t g) {
@@ -53,7 +54,7 @@ TARGET_AVX512 static int32_t rescore_avx512(const struct rescore_code *code, con
   return _mm512_reduce_add_epi32(sum);
 }
 
-/* --- AVX2: 16 coordinates at a time -------------------------------------------------------------------------------- */
+/* --- AVX2: 16 coordinates at a time ----------------------------------------------------------------------------- */
 
 /* All ones in the 16-bit lanes whose bit is set. */
 TARGET_AVX2 static inline __m256i lanes_of_bits(uint16_t bits) {

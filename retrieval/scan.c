@@ -4,8 +4,8 @@
 // The scan in plain C: what every other version has to agree with.
 #include "retrieval/kernels.h"
 
-/* With x = signature XOR sign, coordinate i adds -|q4| where bit i of x is set and +|q4| elsewhere; so the sum is that of
- * all |q4|, less twice that of those whose bit is set, which is counted plane by plane. */
+/* With x = signature XOR sign, coordinate i adds -|q4| where bit i of x is set and +|q4| elsewhere; so the sum is
+ * that of all |q4|, less twice that of those whose bit is set, which is counted plane by plane. */
 static int32_t weighted_sum(const struct query *query, const uint8_t *signature) {
   uint64_t low = load_u64(signature) ^ query->sign[0], high = load_u64(signature + 8) ^ query->sign[1];
   int32_t opposed = 0;

@@ -138,7 +138,8 @@ TARGET_AVX2 static inline __m256i distances_of(__m256i sign, const uint8_t *sign
     __m256i bits = count_bits(_mm256_xor_si256(sign, both));
     counts[i / 8] = _mm256_or_si256(counts[i / 8], _mm256_slli_epi64(bits, (int)(8 * (i % 8))));
   }
-  __m256i sums = _mm256_add_epi8(_mm256_unpacklo_epi64(counts[0], counts[1]), _mm256_unpackhi_epi64(counts[0], counts[1]));
+  __m256i sums = _mm256_add_epi8(_mm256_unpacklo_epi64(counts[0], counts[1]),
+                                 _mm256_unpackhi_epi64(counts[0], counts[1]));
   /* byte j of lane l is of record 2 j + l */
   __m128i even = _mm256_castsi256_si128(sums), odd = _mm256_extracti128_si256(sums, 1);
   return _mm256_set_m128i(_mm_unpackhi_epi8(even, odd), _mm_unpacklo_epi8(even, odd));

@@ -4,9 +4,9 @@
 // The scan with AVX-512 (F, BW, DQ, VL), 64 records at a time.
 //
 // Weighted: the signatures of 64 records are turned into 32 vectors, one per nibble, with a byte per record; then one
-// shuffle looks up in `query.opposed` what that nibble adds for all of them. Turning costs as much as one row, and all rows
-// share it. After F. Andre, A.-M. Kermarrec, N. Le Scouarnec, "Cache locality is not enough: high-performance nearest
-// neighbor search with product quantization fast scan", VLDB 9 (2015).
+// shuffle looks up in `query.opposed` what that nibble adds for all of them. Turning costs as much as one row, and
+// all rows share it. After F. Andre, A.-M. Kermarrec, N. Le Scouarnec, "Cache locality is not enough:
+// high-performance nearest neighbor search with product quantization fast scan", VLDB 9 (2015).
 #include "retrieval/kernels_x86.h"
 
 #if defined(__x86_64__)
@@ -21,8 +21,8 @@ struct group {
   __mmask64 valid; /* scales */
 };
 
-/* The two halves of a round: in every 16-byte lane, interleaves elements of vectors i and i + 8. Four rounds transpose the
- * 16 x 16 bytes that 16 vectors hold in one lane. */
+/* The two halves of a round: in every 16-byte lane, interleaves elements of vectors i and i + 8. Four rounds
+ * transpose the 16 x 16 bytes that 16 vectors hold in one lane. */
 TARGET_AVX512 static void interleave(const __m512i in[16], __m512i out[16]) {
   for (int i = 0; i < 8; i++) {
     out[2 * i] = _mm512_unpacklo_epi8(in[i], in[i + 8]);
@@ -135,8 +135,8 @@ TARGET_AVX512 static inline __m512i count_bits_avx512(__m512i x) {
 
 TARGET_AVX512_VPOPCNT static inline __m512i count_bits_vpopcnt(__m512i x) { return _mm512_popcnt_epi64(x); }
 
-/* From counts[0] and counts[1], whose byte b of each word belongs to vector 8 h + b of the group: adds the two words of each
- * record and puts 64 distances in order. */
+/* From counts[0] and counts[1], whose byte b of each word belongs to vector 8 h + b of the group: adds the two words
+ * of each record and puts 64 distances in order. */
 TARGET_AVX512 static inline __m512i order_distances(__m512i low, __m512i high) {
   __m512i sums = _mm512_add_epi8(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
   /* byte j of lane l is of record 4 j + l */

@@ -35,8 +35,8 @@ static uint32_t take_bucket(const uint64_t *keys, uint32_t count, uint64_t low, 
   return n;
 }
 
-/* The key that has `before` smaller ones among `count` different ones. Counts keys by equal parts of their range and goes
- * on in the part that holds the wanted one: linear, and at worst a few rounds, whatever the keys. */
+/* The key that has `before` smaller ones among `count` different ones. Counts keys by equal parts of their range and
+ * goes on in the part that holds the wanted one: linear, and at worst a few rounds, whatever the keys. */
 static uint64_t nth_smallest(const uint64_t *keys, uint32_t count, uint32_t before, uint64_t *spare) {
   while (count > SORT_BELOW) {
     uint64_t low = UINT64_MAX, high = 0;
@@ -107,8 +107,8 @@ static void trim(struct select *select, uint64_t *spare) {
   select->threshold = select_key_rank(last);
 }
 
-/* Drops about as much in fewer passes: counts keys by equal parts of the ranks that they can have, and drops whole parts.
- * Returns false when keys crowd in one part, so that too little would go. */
+/* Drops about as much in fewer passes: counts keys by equal parts of the ranks that they can have, and drops whole
+ * parts. Returns false when keys crowd in one part, so that too little would go. */
 static bool trim_roughly(struct select *select) {
   uint32_t low = select->low, high = select->threshold, sizes[BUCKETS] = {0};
   uint32_t shift = bucket_shift(low, high);

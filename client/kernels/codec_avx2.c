@@ -11,7 +11,7 @@
 
 #define TARGET __attribute__((target("avx2")))
 
-/* --- rotation ------------------------------------------------------------------------------------------------------ */
+/* --- rotation --------------------------------------------------------------------------------------------------- */
 
 /* Stages of pairs inside a register: (a + b, a - b) as partner + (x, negated in the places of b). */
 TARGET static inline __m256 hadamard_8(__m256 x) {
@@ -77,7 +77,7 @@ TARGET static void negative_avx2(const float *x, uint32_t n, uint8_t *plane) {
   }
 }
 
-/* --- quantization -------------------------------------------------------------------------------------------------- */
+/* --- quantization ----------------------------------------------------------------------------------------------- */
 
 /* Number of thresholds below a: comparisons are -1 where they hold. */
 TARGET static inline __m256i classify(__m256 a, uint32_t bits) {
@@ -141,7 +141,7 @@ TARGET static int quantize_avx2(const float *y, uint32_t head_dim, struct codec_
   return codec_put_scale(sum_lanes(products[0], products[1]), sum_lanes(squares[0], squares[1]), scale);
 }
 
-/* --- decoding ------------------------------------------------------------------------------------------------------ */
+/* --- decoding --------------------------------------------------------------------------------------------------- */
 
 /* All ones in the lanes whose bit is set. */
 TARGET static inline __m256i lanes_of_bits(uint8_t bits) {

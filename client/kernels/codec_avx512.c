@@ -13,7 +13,7 @@
 
 enum { VECTORS_MAX = LIMIT_HEAD_DIM_MAX / 16 };
 
-/* --- rotation ------------------------------------------------------------------------------------------------------ */
+/* --- rotation --------------------------------------------------------------------------------------------------- */
 
 /* Stage of pairs inside a register: lanes with bit h of their number are b of (a + b, a - b). */
 #define BUTTERFLY(X, PARTNER, MASK)                                                                                    \
@@ -80,7 +80,7 @@ TARGET static void negative_avx512(const float *x, uint32_t n, uint8_t *plane) {
     plane[i / 8] = _mm256_cmp_ps_mask(_mm256_loadu_ps(x + i), _mm256_setzero_ps(), _CMP_LT_OQ);
 }
 
-/* --- quantization -------------------------------------------------------------------------------------------------- */
+/* --- quantization ----------------------------------------------------------------------------------------------- */
 
 /* Lanes of vector v whose coordinates are below n. */
 static inline uint16_t lanes_below(uint32_t n, uint32_t v) {
@@ -161,7 +161,7 @@ TARGET static int quantize_avx512(const float *y, uint32_t head_dim, struct code
   return codec_put_scale(sum_lanes(products), sum_lanes(squares), scale);
 }
 
-/* --- decoding ------------------------------------------------------------------------------------------------------ */
+/* --- decoding --------------------------------------------------------------------------------------------------- */
 
 /* 16 bits of a plane that has `bits` of them, from coordinate 16 i on. */
 static inline uint16_t plane_lanes(const uint8_t *plane, uint32_t bits, uint32_t i) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// The scalar reference: every operation stands here in the order that RECORD.md fixes, which is what makes the bytes the
-// same everywhere. Reordering a sum, or letting the compiler fuse a multiply and an add, changes the format.
+// The scalar reference: every operation stands here in the order that RECORD.md fixes, which is what makes the bytes
+// the same everywhere. Reordering a sum, or letting the compiler fuse a multiply and an add, changes the format.
 #include "client/kernels/codec_kernels.h"
 
 /* Walsh-Hadamard transform of n coordinates in natural order, then one multiply that makes it orthogonal. */

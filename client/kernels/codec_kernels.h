@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// The inner loops of the codec, as a table of functions that is filled once with the best for this processor. All versions
-// give the same bytes: RECORD.md fixes every operation and the order of every sum.
+// The inner loops of the codec, as a table of functions that is filled once with the best for this processor. All
+// versions give the same bytes: RECORD.md fixes every operation and the order of every sum.
 #ifndef COLDKV_CLIENT_KERNELS_CODEC_KERNELS_H
 #define COLDKV_CLIENT_KERNELS_CODEC_KERNELS_H
 
@@ -53,7 +53,7 @@ void codec_init_avx2(struct codec_kernels *kernels, unsigned flags);
 void codec_init_avx512(struct codec_kernels *kernels, unsigned flags);
 void codec_init_neon(struct codec_kernels *kernels, unsigned flags);
 
-/* --- what all versions share --------------------------------------------------------------------------------------- */
+/* --- what all versions share ------------------------------------------------------------------------------------ */
 
 /* One pass over all coordinates instead of three over windows. */
 static inline bool codec_single_pass(uint32_t head_dim) { return head_dim == 64 || head_dim == 128; }

@@ -9,7 +9,7 @@
 #if defined(__aarch64__)
 #include <arm_neon.h>
 
-/* --- rotation ------------------------------------------------------------------------------------------------------ */
+/* --- rotation --------------------------------------------------------------------------------------------------- */
 
 /* Stages of pairs inside two registers. */
 static inline float32x4_t hadamard_4(float32x4_t x) {
@@ -78,7 +78,7 @@ static void negative_neon(const float *x, uint32_t n, uint8_t *plane) {
     plane[i / 8] = bits_of_lanes(vcltzq_f32(vld1q_f32(x + i)), vcltzq_f32(vld1q_f32(x + i + 4)));
 }
 
-/* --- quantization -------------------------------------------------------------------------------------------------- */
+/* --- quantization ----------------------------------------------------------------------------------------------- */
 
 /* Number of thresholds below a: comparisons are -1 where they hold. */
 static inline uint32x4_t classify(float32x4_t a, uint32_t bits) {
@@ -146,7 +146,7 @@ static int quantize_neon(const float *y, uint32_t head_dim, struct codec_split s
   return codec_put_scale(sum_lanes(products), sum_lanes(squares), scale);
 }
 
-/* --- decoding ------------------------------------------------------------------------------------------------------ */
+/* --- decoding --------------------------------------------------------------------------------------------------- */
 
 /* All ones in the lanes whose bit is set: bits 0-3 or 4-7 of a byte. */
 static inline uint32x4_t lanes_of_bits(uint8_t bits, uint32_t half) {

@@ -115,7 +115,8 @@ static void test_gather_puts_columns_together(void **state) {
   enum { COUNT = 5 };
   struct random random = {4};
   uint8_t records[COUNT][RECORD_BYTES];
-  uint8_t signature[COUNT][16], k_scale[COUNT][2], k_mag[COUNT][32], v_code[COUNT][48], v_scale[COUNT][2], crc[COUNT][4];
+  uint8_t signature[COUNT][16], k_scale[COUNT][2], k_mag[COUNT][32];
+  uint8_t v_code[COUNT][48], v_scale[COUNT][2], crc[COUNT][4];
   random_fill(&random, records, sizeof records);
   for (int i = 0; i < COUNT; i++) {
     memcpy(signature[i], records[i], 16);

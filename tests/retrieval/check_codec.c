@@ -10,8 +10,9 @@
 
 static struct codec_kernels c, other;
 
-/* kind 0: close to a Gaussian; 1: exactly on thresholds once divided; 2: zeros of both signs among others; 3: subnormal; 4:
- * squares underflow; 5: one outlier; 6: all zero; 7: largest scales; 8: not finite; 9: whole range of exponents. */
+/* kind 0: close to a Gaussian; 1: exactly on thresholds once divided; 2: zeros of both signs among others; 3:
+ * subnormal; 4: squares underflow; 5: one outlier; 6: all zero; 7: largest scales; 8: not finite; 9: whole range of
+ * exponents. */
 enum { KINDS = 10 };
 
 static float make_number(struct random *random, int kind, uint32_t i) {
@@ -109,7 +110,7 @@ static void check_quantize(struct random *random, const char *level, uint32_t d,
   free(decoded_other);
 }
 
-/* --- times --------------------------------------------------------------------------------------------------------- */
+/* --- times ------------------------------------------------------------------------------------------------------ */
 
 enum { BENCH = 64 };
 

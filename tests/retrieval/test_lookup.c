@@ -114,9 +114,9 @@ static void test_parts_with_gaps_and_cuts(void **state) {
   struct archive_parts parts;
   parts_make(&parts, firsts, counts, 7, LAYER, HEAD, &random);
   static const uint64_t cuts[][2] = {
-      {0, UINT64_MAX}, {4, 5000}, {99, 101}, {100, 612}, {50, 2000}, {611, 613}, {3000, 4000}, {5000, 5001}, {5000, 5002},
-      {2112, 5000}, {0, 0}, {10, 10}, {20, 10}, {UINT64_MAX, UINT64_MAX}, {(UINT64_C(1) << 40) + 7, UINT64_MAX},
-      {7, (UINT64_C(1) << 40) + 100}, {0, 1}, {9000, 9001}};
+      {0, UINT64_MAX}, {4, 5000}, {99, 101}, {100, 612}, {50, 2000}, {611, 613}, {3000, 4000}, {5000, 5001},
+      {5000, 5002}, {2112, 5000}, {0, 0}, {10, 10}, {20, 10}, {UINT64_MAX, UINT64_MAX},
+      {(UINT64_C(1) << 40) + 7, UINT64_MAX}, {7, (UINT64_C(1) << 40) + 100}, {0, 1}, {9000, 9001}};
   for (size_t c = 0; c < sizeof cuts / sizeof *cuts; c++) {
     struct lookup_request request = request_make(&rows, 2, 96, &random);
     request.from = cuts[c][0];
