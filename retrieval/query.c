@@ -29,7 +29,7 @@ static uint64_t gather_bits(uint64_t bytes, uint32_t p) {
 typedef uint8_t bytes16 __attribute__((vector_size(16)));
 
 /* What nibbles 0000 to 1111 oppose, by the q4 of their four coordinates. With no bit set that is everything negative;
- * a bit that is set opposes what is positive and no longer what is negative, so it adds q4 whatever the sign of that. */
+ * a bit that is set opposes what is positive and no longer what is negative, so it adds q4 of either sign. */
 static bytes16 opposed_by(const int8_t q4[4]) {
   static const bytes16 bit0 = {0, 255, 0, 255, 0, 255, 0, 255, 0, 255, 0, 255, 0, 255, 0, 255};
   static const bytes16 bit1 = {0, 0, 255, 255, 0, 0, 255, 255, 0, 0, 255, 255, 0, 0, 255, 255};
