@@ -193,7 +193,7 @@ COLDKV_API int coldkv_sync(coldkv_conv *conv);
 
 /* Forgets tokens from index `end` on, to generate an answer again. Possible as far back as nothing was handed over:
  * COLDKV_ERANGE names the first index that is possible. Going back no further than COLDKV_REWIND_EXACT tokens gives the
- * very state that was there. */
+ * very state that was there. The daemon keeps the ids of a sync before until the next sync or the next tokens. */
 enum { COLDKV_REWIND_EXACT = 128 };
 COLDKV_API int coldkv_rewind(coldkv_conv *conv, uint64_t end);
 

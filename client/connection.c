@@ -72,10 +72,20 @@ void connection_forget(struct connection *c, reply_fn *reply, const void *contex
 
 /* --- sending ----------------------------------------------------------------------------------------------------- */
 
+/* Gives up the bytes in front that were sent: a backlog that goes out in one stream would pile up otherwise. */
+static void shift_output(struct connection *c) {
+  if (c->out_sent <= c->out.size / 2)
+    return;
+  memmove(c->out.data, c->out.data + c->out_sent, connection_queued(c));
+  c->out.size -= c->out_sent;
+  c->out_sent = 0;
+}
+
 static int queue(struct connection *c, enum method_id method, const void *params, reply_fn *reply, void *context,
                  uint64_t tag, struct error *error) {
   if (c->pending_count == LIMIT_REQUESTS_PER_CONNECTION_MAX)
     return error_set(error, ERR_LIMIT, "%u requests wait for the daemon's answer already", c->pending_count);
+  shift_output(c);
   size_t before = c->out.size;
   msgpack_packer packer;
   msgpack_packer_init(&packer, &c->out, msgpack_sbuffer_write);
@@ -291,6 +301,16 @@ static int receive(struct connection *c) {
   return 0;
 }
 
+/* A daemon that leaves many requests without an answer will leave all: their places are needed. */
+static int check_abandoned(struct connection *c) {
+  uint32_t abandoned = 0;
+  for (uint32_t i = 0; i < c->pending_count; i++)
+    abandoned += c->pending[i].reply == NULL;
+  if (abandoned <= ABANDONED_REQUESTS_MAX)
+    return 0;
+  return error_set(&c->reason, ERR_UNREACHABLE, "the daemon at %s has left %u requests unanswered", c->path, abandoned);
+}
+
 void connection_pump(struct connection *c, uint32_t timeout_ms) {
   connection_try(c, false);
   if (c->state == LINK_DOWN) {
@@ -314,6 +334,8 @@ void connection_pump(struct connection *c, uint32_t timeout_ms) {
   if (!result && c->state == LINK_GREETING && clock_ms() - c->greeting_ms > c->greet_timeout_ms)
     result = error_set(&c->reason, ERR_UNREACHABLE, "the daemon at %s took the connection but does not answer",
                        c->path);
+  if (!result)
+    result = check_abandoned(c);
   if (result)
     drop(c, result == -ERR_BAD_MESSAGE ? RECONNECT_MS_DISTRUST : 0);
 }

@@ -178,11 +178,6 @@ static int by_token(const void *a, const void *b) {
   return x->came < y->came ? -1 : x->came > y->came;
 }
 
-static int by_value(const void *a, const void *b) {
-  uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-  return x < y ? -1 : x > y;
-}
-
 static bool reserve_decoded(struct slot_union *u, uint32_t head_dim) {
   if (u->keys || !u->capacity)
     return true;
@@ -221,18 +216,29 @@ static void decode_union(struct slot_union *u, uint32_t head, const struct entry
   u->count = count;
 }
 
-/* Puts a row's slots in ascending order, each once, NONE behind the last. */
-static void sort_row(uint32_t *index, uint32_t k, const uint32_t *order) {
-  uint32_t count = 0, kept = 0;
+/* Puts a row's slots in ascending order, each once, NONE behind the last. marks: a bit for each of the union, 0. */
+static void sort_row(uint32_t *index, uint32_t k, const uint32_t *order, uint64_t *marks, uint32_t words) {
+  uint32_t kept = 0;
   for (uint32_t j = 0; j < k; j++)
     if (index[j] != NONE && order[index[j]] != NONE)
-      index[count++] = order[index[j]];
-  qsort(index, count, sizeof *index, by_value);
-  for (uint32_t j = 0; j < count; j++)
-    if (!kept || index[kept - 1] != index[j])
-      index[kept++] = index[j];
-  for (uint32_t j = kept; j < k; j++)
-    index[j] = NONE;
+      marks[order[index[j]] / 64] |= UINT64_C(1) << order[index[j]] % 64;
+  for (uint32_t word = 0; word < words; word++)
+    for (; marks[word]; marks[word] &= marks[word] - 1)
+      index[kept++] = word * 64 + (uint32_t)__builtin_ctzll(marks[word]);
+  while (kept < k)
+    index[kept++] = NONE;
+}
+
+static int sort_rows(struct retrieved *r, uint32_t head, struct error *error) {
+  const struct slot_union *u = &r->unions[head];
+  uint32_t words = u->count / 64 + 1;
+  uint64_t *marks = calloc(words, sizeof *marks);
+  if (!marks)
+    return error_set(error, ERR_MEMORY, "out of memory for %u slots", u->count);
+  for (uint32_t row = 0; row < r->rows; row++)
+    sort_row(row_index(r, row, head), r->k, u->order, marks, words);
+  free(marks);
+  return 0;
 }
 
 static int finish_head(struct retrieved *r, uint32_t head, const struct slots_place *place, uint64_t *bad,
@@ -253,13 +259,11 @@ static int finish_head(struct retrieved *r, uint32_t head, const struct slots_pl
   size_t mean = ((size_t)place->layer * r->heads + head) * place->head_dim;
   decode_union(u, head, entries, mean, place, bad);
   free(entries);
-  for (uint32_t row = 0; row < r->rows; row++)
-    sort_row(row_index(r, row, head), r->k, u->order);
   r->counts[head] = u->count;
   r->tokens[head] = u->tokens;
   r->keys[head] = u->keys;
   r->values[head] = u->values;
-  return 0;
+  return sort_rows(r, head, error);
 }
 
 int slots_finish(struct retrieved *r, const struct slots_place *place, uint64_t *bad, struct error *error) {

@@ -1,17 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// The kernels of attend.h once more for every instruction set: included by attend.c with NAME(x) and TARGET defined.
-// Vectors of 8 floats become whatever the target has; sums are kept in independent lanes, because the compiler may not
-// reorder one.
+// The kernels of attend.h once more for every instruction set: included by attend.c with NAME(x), TARGET, KERNEL_NAME,
+// LANES (4 or 8: floats of one register) and the types vec, ivec and vec_anywhere of that size. Sums are kept in
+// independent lanes, because the compiler may not reorder one.
+
+TARGET static inline float NAME(sum_of)(const vec *v) {
+  float sum = 0;
+  for (uint32_t i = 0; i < LANES; i++)
+    sum += (*v)[i];
+  return sum;
+}
 
 TARGET static void NAME(scores)(const float *const q[ATTEND_ROWS], const float *tile, uint32_t d,
                                 float *const scores[ATTEND_ROWS]) {
   const float *q0 = q[0], *q1 = q[1], *q2 = q[2], *q3 = q[3];
-  for (uint32_t j = 0; j < ATTEND_TILE; j += 16) {
+  for (uint32_t j = 0; j < ATTEND_TILE; j += 2 * LANES) {
     vec a0 = {0}, a1 = {0}, a2 = {0}, a3 = {0}, b0 = {0}, b1 = {0}, b2 = {0}, b3 = {0};
     for (uint32_t c = 0; c < d; c++) {
-      vec a = LOAD(tile + (size_t)c * ATTEND_TILE + j), b = LOAD(tile + (size_t)c * ATTEND_TILE + j + 8);
+      vec a = LOAD(tile + (size_t)c * ATTEND_TILE + j), b = LOAD(tile + (size_t)c * ATTEND_TILE + j + LANES);
       a0 += q0[c] * a;
       b0 += q0[c] * b;
       a1 += q1[c] * a;
@@ -22,21 +29,21 @@ TARGET static void NAME(scores)(const float *const q[ATTEND_ROWS], const float *
       b3 += q3[c] * b;
     }
     STORE(scores[0] + j, a0);
-    STORE(scores[0] + j + 8, b0);
+    STORE(scores[0] + j + LANES, b0);
     STORE(scores[1] + j, a1);
-    STORE(scores[1] + j + 8, b1);
+    STORE(scores[1] + j + LANES, b1);
     STORE(scores[2] + j, a2);
-    STORE(scores[2] + j + 8, b2);
+    STORE(scores[2] + j + LANES, b2);
     STORE(scores[3] + j, a3);
-    STORE(scores[3] + j + 8, b3);
+    STORE(scores[3] + j + LANES, b3);
   }
 }
 
 TARGET static void NAME(accumulate)(const float *const p[ATTEND_ROWS], const float *values, uint32_t count, uint32_t d,
                                     float *const out[ATTEND_ROWS]) {
   const float *p0 = p[0], *p1 = p[1], *p2 = p[2], *p3 = p[3];
-  for (uint32_t c = 0; c < d; c += 16) {
-    uint32_t next = c + 8 < d ? c + 8 : c; /* d = 72: the last 8 twice, stored once */
+  for (uint32_t c = 0; c < d; c += 2 * LANES) {
+    uint32_t next = c + LANES < d ? c + LANES : c; /* the odd one at the end is computed twice */
     vec a0 = LOAD(out[0] + c), a1 = LOAD(out[1] + c), a2 = LOAD(out[2] + c), a3 = LOAD(out[3] + c);
     vec b0 = LOAD(out[0] + next), b1 = LOAD(out[1] + next), b2 = LOAD(out[2] + next), b3 = LOAD(out[3] + next);
     for (uint32_t j = 0; j < count; j++) {
@@ -65,21 +72,21 @@ TARGET static void NAME(dots)(const float *q, const float *keys, uint32_t count,
   for (uint32_t j = 0; j < count; j++) {
     const float *key = keys + (size_t)j * d;
     vec sum = {0};
-    for (uint32_t c = 0; c < d; c += 8)
+    for (uint32_t c = 0; c < d; c += LANES)
       sum += LOAD(q + c) * LOAD(key + c);
-    out[j] = ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+    out[j] = NAME(sum_of)(&sum);
   }
 }
 
 TARGET static void NAME(add)(float p, const float *v, uint32_t d, float *out) {
-  for (uint32_t c = 0; c < d; c += 8)
+  for (uint32_t c = 0; c < d; c += LANES)
     STORE(out + c, LOAD(out + c) + p * LOAD(v + c));
 }
 
 TARGET static float NAME(largest)(const float *s, uint32_t count, float least) {
   vec top = least - (vec){0};
   uint32_t j = 0;
-  for (; j + 8 <= count; j += 8) {
+  for (; j + LANES <= count; j += LANES) {
     vec x = LOAD(s + j);
     ivec more = x > top;
     top = (vec)((more & (ivec)x) | (~more & (ivec)top));
@@ -87,7 +94,7 @@ TARGET static float NAME(largest)(const float *s, uint32_t count, float least) {
   float best = least;
   for (; j < count; j++)
     best = s[j] > best ? s[j] : best;
-  for (uint32_t i = 0; i < 8; i++)
+  for (uint32_t i = 0; i < LANES; i++)
     best = top[i] > best ? top[i] : best;
   return best;
 }
@@ -98,10 +105,10 @@ TARGET static float NAME(exponentials)(float *s, uint32_t count, float top) {
   const float shift = 12582912.0f; /* 1.5 * 2^23: adding it leaves an integer in the low bits */
   vec sum = {0};
   float total = 0;
-  for (uint32_t j = 0; j < count; j += 8) {
-    vec x = {-88, -88, -88, -88, -88, -88, -88, -88};
-    uint32_t n = count - j < 8 ? count - j : 8;
-    if (n == 8)
+  for (uint32_t j = 0; j < count; j += LANES) {
+    vec x = (vec){0} - 88;
+    uint32_t n = count - j < LANES ? count - j : LANES;
+    if (n == LANES)
       x = LOAD(s + j) - top;
     else
       for (uint32_t i = 0; i < n; i++)
@@ -118,7 +125,7 @@ TARGET static float NAME(exponentials)(float *s, uint32_t count, float top) {
     e = e * r + 0.5f;
     e = e * r + 1.0f;
     e = (e * r + 1.0f) * (vec)power;
-    if (n == 8) {
+    if (n == LANES) {
       STORE(s + j, e);
       sum += e;
     } else {
@@ -128,7 +135,7 @@ TARGET static float NAME(exponentials)(float *s, uint32_t count, float top) {
       }
     }
   }
-  return total + (((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7])));
+  return total + NAME(sum_of)(&sum);
 }
 
 static const struct attend_kernels NAME(kernels) = {

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "client/clock.h"
+#include "client/connection.h"
 #include "tests/client/engine.h"
 #include "tests/proto/random.h"
 
@@ -135,6 +136,71 @@ static void a_daemon_that_never_says_hello(void **state) {
   int result = engine_open(&engine, NULL);
   assert_true(result == COLDKV_ETIMEOUT || result == COLDKV_EUNREACHABLE);
   assert_in_range(clock_ms() - began, 100, 2000);
+  engine_finish(&engine);
+}
+
+static void count_reply(void *context, uint64_t tag, const msgpack_object *result, const struct error *error) {
+  assert_true((result == NULL) == (error != NULL));
+  *(uint64_t *)context += tag;
+}
+
+/* Requests that nobody waits for any more hold their places until they are answered, but not for ever. */
+static void abandoned_requests(void **state) {
+  (void)state;
+  struct engine engine;
+  struct connection c;
+  struct msg_name name = {.name = span_str("x")};
+  uint64_t replies = 0;
+  engine_describe(&engine);
+  engine_start(&engine, NULL);
+  assert_int_equal(connection_init(&c, engine.socket, 1000, NULL), 0);
+  assert_int_equal(connection_send(&c, METHOD_INFO, &name, count_reply, &replies, 1, NULL), -ERR_UNREACHABLE);
+  for (int i = 0; i < 100 && c.state != LINK_UP; i++)
+    connection_pump(&c, 100);
+  assert_int_equal(c.state, LINK_UP);
+  fake_lock(engine.fake)->mute = true;
+  fake_unlock(engine.fake);
+  for (uint32_t i = 0; i < LIMIT_REQUESTS_PER_CONNECTION_MAX; i++)
+    assert_int_equal(connection_send(&c, METHOD_INFO, &name, count_reply, &replies, 1, NULL), 0);
+  assert_int_equal(connection_send(&c, METHOD_INFO, &name, count_reply, &replies, 1, NULL), -ERR_LIMIT);
+  connection_pump(&c, 10);
+  assert_int_equal(c.state, LINK_UP);
+  connection_forget(&c, count_reply, &c); /* another context */
+  connection_pump(&c, 10);
+  assert_int_equal(c.state, LINK_UP);
+  connection_forget(&c, count_reply, &replies);
+  connection_pump(&c, 10);
+  assert_int_equal(c.state, LINK_DOWN);
+  assert_int_equal(c.pending_count, 0);
+  assert_int_equal(replies, 0);
+  connection_finish(&c);
+  engine_finish(&engine);
+}
+
+/* Everybody who waits hears that the connection was lost. */
+static void lost_connections_are_told(void **state) {
+  (void)state;
+  struct engine engine;
+  struct connection c;
+  struct msg_name name = {.name = span_str("x")};
+  uint64_t replies = 0;
+  engine_describe(&engine);
+  engine_start(&engine, NULL);
+  assert_int_equal(connection_init(&c, engine.socket, 1000, NULL), 0);
+  for (int i = 0; i < 100 && c.state != LINK_UP; i++)
+    connection_pump(&c, 100);
+  fake_lock(engine.fake)->mute = true;
+  fake_unlock(engine.fake);
+  for (uint32_t i = 0; i < 5; i++)
+    assert_int_equal(connection_send(&c, METHOD_INFO, &name, count_reply, &replies, 1, NULL), 0);
+  connection_pump(&c, 0);
+  fake_stop(engine.fake, false);
+  for (int i = 0; i < 100 && c.state == LINK_UP; i++)
+    connection_pump(&c, 100);
+  assert_int_equal(c.state, LINK_DOWN);
+  assert_int_equal(replies, 5);
+  fake_start(engine.fake);
+  connection_finish(&c);
   engine_finish(&engine);
 }
 
@@ -293,6 +359,8 @@ int main(void) {
       cmocka_unit_test(goes_on_when_the_daemon_dies),
       cmocka_unit_test(silent_daemons_are_not_waited_for_again),
       cmocka_unit_test(a_daemon_that_never_says_hello),
+      cmocka_unit_test(abandoned_requests),
+      cmocka_unit_test(lost_connections_are_told),
       cmocka_unit_test(another_protocol_version),
       cmocka_unit_test(hostile_lookups),
       cmocka_unit_test(hostile_opens),
