@@ -14,10 +14,16 @@ int job_queue_init(struct job_queue *queue, struct error *error) {
     pthread_mutex_destroy(&queue->lock);
     return error_set(error, ERR_MEMORY, "cannot make a condition variable");
   }
+  if (pthread_cond_init(&queue->share_ended, NULL)) {
+    pthread_cond_destroy(&queue->filled);
+    pthread_mutex_destroy(&queue->lock);
+    return error_set(error, ERR_MEMORY, "cannot make a condition variable");
+  }
   return 0;
 }
 
 void job_queue_finish(struct job_queue *queue) {
+  pthread_cond_destroy(&queue->share_ended);
   pthread_cond_destroy(&queue->filled);
   pthread_mutex_destroy(&queue->lock);
 }
@@ -34,9 +40,31 @@ void job_queue_put(struct job_queue *queue, struct job *job) {
   pthread_mutex_unlock(&queue->lock);
 }
 
-static void wait_filled(struct job_queue *queue) {
-  while (!queue->first && !queue->stopped)
-    pthread_cond_wait(&queue->filled, &queue->lock);
+/* Runs the next task of a share; the lock is given back meanwhile. The last task to begin takes the share off the list.
+ * */
+static void run_task(struct job_queue *queue, struct job_share *share, void *worker) {
+  uint32_t index = share->begun++;
+  if (share->begun == share->tasks) {
+    struct job_share **link = &queue->shares;
+    while (*link != share)
+      link = &(*link)->next;
+    *link = share->next;
+  }
+  pthread_mutex_unlock(&queue->lock);
+  share->task(share->context, index, worker);
+  pthread_mutex_lock(&queue->lock);
+  if (++share->ended == share->tasks)
+    pthread_cond_broadcast(&queue->share_ended);
+}
+
+/* Jobs come first: a share gets on without help, a job does not. */
+static void wait_filled(struct job_queue *queue, bool may_help, void *worker) {
+  while (!queue->first && !queue->stopped) {
+    if (may_help && queue->shares)
+      run_task(queue, queue->shares, worker);
+    else
+      pthread_cond_wait(&queue->filled, &queue->lock);
+  }
 }
 
 static struct job *unlink_all(struct job_queue *queue) {
@@ -45,9 +73,9 @@ static struct job *unlink_all(struct job_queue *queue) {
   return jobs;
 }
 
-struct job *job_queue_take(struct job_queue *queue) {
+struct job *job_queue_take(struct job_queue *queue, void *worker) {
   pthread_mutex_lock(&queue->lock);
-  wait_filled(queue);
+  wait_filled(queue, true, worker);
   struct job *job = queue->first;
   if (job) {
     queue->first = job->next;
@@ -61,7 +89,7 @@ struct job *job_queue_take(struct job_queue *queue) {
 
 struct job *job_queue_take_all(struct job_queue *queue) {
   pthread_mutex_lock(&queue->lock);
-  wait_filled(queue);
+  wait_filled(queue, false, NULL);
   struct job *jobs = unlink_all(queue);
   pthread_mutex_unlock(&queue->lock);
   return jobs;
@@ -123,7 +151,7 @@ struct pool_thread {
 static void *pool_main(void *argument) {
   struct pool_thread thread = *(struct pool_thread *)argument;
   free(argument);
-  for (struct job *job; (job = job_queue_take(&thread.pool->queue)) != NULL;) {
+  for (struct job *job; (job = job_queue_take(&thread.pool->queue, thread.worker)) != NULL;) {
     job->run(job, thread.worker);
     job_return(thread.pool->returns, job);
   }
@@ -164,6 +192,24 @@ int job_pool_start(struct job_pool *pool, unsigned threads, void **workers, stru
 }
 
 void job_pool_put(struct job_pool *pool, struct job *job) { job_queue_put(&pool->queue, job); }
+
+void job_pool_share(struct job_pool *pool, uint32_t tasks, void (*task)(void *context, uint32_t index, void *worker),
+                    void *context, void *worker) {
+  struct job_queue *queue = &pool->queue;
+  struct job_share share = {.task = task, .context = context, .tasks = tasks};
+  if (!tasks)
+    return;
+  pthread_mutex_lock(&queue->lock);
+  share.next = queue->shares;
+  queue->shares = &share;
+  if (tasks > 1 && pool->thread_count > 1)
+    pthread_cond_broadcast(&queue->filled);
+  while (share.begun < share.tasks)
+    run_task(queue, &share, worker);
+  while (share.ended < share.tasks)
+    pthread_cond_wait(&queue->share_ended, &queue->lock);
+  pthread_mutex_unlock(&queue->lock);
+}
 
 void job_pool_stop(struct job_pool *pool) {
   if (!pool->threads)

@@ -18,19 +18,30 @@ struct job {
   void (*done)(struct job *job);              /* on the loop, after job_return */
 };
 
+/* Calls task(context, index, worker) that other threads of the same pool may take a part of; lives in job_pool_share.
+ * */
+struct job_share {
+  struct job_share *next;
+  void (*task)(void *context, uint32_t index, void *worker);
+  void *context;
+  uint32_t tasks, begun, ended;
+};
+
 /* First in, first out; any thread may put and take. */
 struct job_queue {
   pthread_mutex_t lock;
   pthread_cond_t filled;
+  pthread_cond_t share_ended;
   struct job *first, *last;
+  struct job_share *shares; /* with tasks that nobody has begun */
   bool stopped;
 };
 
 int job_queue_init(struct job_queue *queue, struct error *error);
 void job_queue_finish(struct job_queue *queue);
 void job_queue_put(struct job_queue *queue, struct job *job);
-/* Waits for a job; NULL once the queue is stopped and empty. */
-struct job *job_queue_take(struct job_queue *queue);
+/* Waits for a job, and meanwhile takes part in shares; NULL once the queue is stopped and empty. */
+struct job *job_queue_take(struct job_queue *queue, void *worker);
 /* Waits, then takes everything that is there as one list; NULL once the queue is stopped and empty. */
 struct job *job_queue_take_all(struct job_queue *queue);
 /* Takes everything without waiting; NULL when it is empty. */
@@ -61,6 +72,10 @@ struct job_pool {
 int job_pool_start(struct job_pool *pool, unsigned threads, void **workers, struct job_returns *returns,
                    struct error *error);
 void job_pool_put(struct job_pool *pool, struct job *job);
+/* From a job of this pool: calls task(context, index, worker) once for every index < tasks, on this thread and on those
+ * that have no job to do, each with its own worker, and returns when all calls have. */
+void job_pool_share(struct job_pool *pool, uint32_t tasks, void (*task)(void *context, uint32_t index, void *worker),
+                    void *context, void *worker);
 /* Lets queued jobs finish, then joins the threads. Harmless on a pool that was never started. */
 void job_pool_stop(struct job_pool *pool);
 

@@ -1,48 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// The reads of a conversation, on a lookup thread: lookup, read, tokens.
-#include <stdlib.h>
-#include <string.h>
+// conversation.lookup, on the lookup threads.
+#include <stdatomic.h>
+#include <sys/resource.h>
 
 #include "daemon/log.h"
 #include "daemon/request.h"
-#include "retrieval/lookup.h"
+#include "daemon/worker.h"
 
-#define MESSAGE_OVERHEAD_BYTES 4096u
 #define HEAD_OVERHEAD_BYTES 128u
+#define SHARED_SCORES_MIN 32768u /* fewer are done before a second thread has woken up */
 
-/* What one thread keeps from one request to the next; it grows to what the largest one needed. */
-struct lookup_worker {
-  struct lookup_scratch *scratch;
-  struct record_columns *parts;
-  uint32_t part_capacity;
-  uint8_t *buffer;
-  size_t buffer_size;
-};
-
-int lookup_worker_create(struct lookup_worker **worker, struct error *error) {
-  *worker = calloc(1, sizeof **worker);
-  if (!*worker)
-    return error_set(error, ERR_MEMORY, "out of memory for a lookup thread");
-  int result = lookup_scratch_create(&(*worker)->scratch, error);
-  if (result) {
-    free(*worker);
-    *worker = NULL;
-  }
-  return result;
-}
-
-void lookup_worker_destroy(struct lookup_worker *worker) {
-  if (!worker)
-    return;
-  lookup_scratch_destroy(worker->scratch);
-  free(worker->parts);
-  free(worker->buffer);
-  free(worker);
-}
-
-static int check_layer(struct request *request, uint64_t layer, uint64_t head) {
+int request_check_layer(struct request *request, uint64_t layer, uint64_t head) {
   const struct msg_geometry *geometry = conversation_geometry(request->session->conversation);
   if (layer >= geometry->layers || head >= geometry->kv_heads)
     return error_set(&request->error, ERR_RANGE, "%s: layer %llu, kv head %llu: the model has %llu and %llu",
@@ -67,7 +37,7 @@ static struct answer_layout layout_of(const struct msg_lookup *lookup, uint64_t 
 int lookup_check(struct request *request, uint64_t *answer_bytes) {
   const struct msg_lookup *lookup = &request->params.lookup;
   const struct msg_geometry *geometry = conversation_geometry(request->session->conversation);
-  if (check_layer(request, lookup->layer, 0))
+  if (request_check_layer(request, lookup->layer, 0))
     return -request->error.code;
   uint64_t wanted = lookup->rows * geometry->kv_heads * RECORD_SIGNATURE_BITS * sizeof(float);
   if (lookup->queries.size != wanted)
@@ -87,36 +57,6 @@ int lookup_check(struct request *request, uint64_t *answer_bytes) {
   return 0;
 }
 
-int read_check(struct request *request, uint64_t *answer_bytes) {
-  const struct msg_read *read = &request->params.read;
-  if (check_layer(request, read->layer, read->head))
-    return -request->error.code;
-  *answer_bytes = read->count * RECORD_BYTES + MESSAGE_OVERHEAD_BYTES;
-  if (*answer_bytes > LIMIT_MESSAGE_BYTES_MAX)
-    return error_set(&request->error, ERR_LIMIT, "conversation.read: more than %u records at a time",
-                     (LIMIT_MESSAGE_BYTES_MAX - MESSAGE_OVERHEAD_BYTES) / RECORD_BYTES);
-  return 0;
-}
-
-static int reserve(struct lookup_worker *worker, uint32_t parts, size_t bytes, struct error *error) {
-  if (parts > worker->part_capacity) {
-    struct record_columns *grown = realloc(worker->parts, parts * sizeof *grown);
-    if (!grown)
-      return error_set(error, ERR_MEMORY, "out of memory for %u segments", parts);
-    worker->parts = grown;
-    worker->part_capacity = parts;
-  }
-  if (bytes > worker->buffer_size) {
-    free(worker->buffer);
-    worker->buffer_size = 0;
-    worker->buffer = malloc(bytes);
-    if (!worker->buffer)
-      return error_set(error, ERR_MEMORY, "out of memory for an answer of %zu bytes", bytes);
-    worker->buffer_size = bytes;
-  }
-  return 0;
-}
-
 /* Columns of one (layer, head) of all parts that overlap the range. A damaged part is left out: it was logged and
  * counted, and the rest goes on serving. */
 static uint32_t gather_parts(struct request *request, struct lookup_worker *worker, uint32_t head) {
@@ -125,12 +65,58 @@ static uint32_t gather_parts(struct request *request, struct lookup_worker *work
   for (uint32_t part = 0; part < view_parts(request->view); part++) {
     struct record_columns *columns = &worker->parts[count];
     struct error error = {0};
+    worker->part_numbers[count] = part;
     if (view_columns(request->view, part, (uint32_t)lookup->layer, head, columns, &error))
       log_line("lookup in \"%s\": %s", conversation_name(request->session->conversation), error.text);
     else if (columns->first < lookup->before && columns->first + columns->count > lookup->from)
       count++;
   }
   return count;
+}
+
+/* --- one kv head ------------------------------------------------------------------------------------------------- */
+
+/* A team over the pool's threads: the scan of one head cut into lanes. */
+struct pool_team {
+  struct lookup_team team;
+  struct job_pool *pool;
+  void *worker;
+};
+
+/* One lookup, seen by all threads that take a part in it. */
+struct lookup_work {
+  struct request *request;
+  struct answer_layout layout;
+  uint8_t *buffer; /* of the thread that answers */
+  struct pool_team team;
+  bool by_range; /* heads one after another, each shared out to the team */
+  struct msg_lookup_head *heads;
+  _Atomic uint64_t scanned;
+  atomic_bool failed;
+  struct error error; /* of the head that failed first */
+};
+
+/* What fetch_want has to know beside the address. */
+struct cold_reads {
+  struct request *request;
+  struct lookup_worker *worker;
+  uint32_t pages;
+};
+
+static void want_bytes(void *context, const struct record_columns *part, const void *address, size_t size) {
+  struct cold_reads *reads = context;
+  uint32_t number = reads->worker->part_numbers[part - reads->worker->parts];
+  fetch_want(reads->worker->fetch, reads->request->view, number, address, size);
+}
+
+static void fetch_bytes(void *context) {
+  struct cold_reads *reads = context;
+  reads->pages += fetch_run(reads->worker->fetch);
+}
+
+static long major_faults(void) {
+  struct rusage usage;
+  return getrusage(RUSAGE_THREAD, &usage) ? 0 : usage.ru_majflt;
 }
 
 static void count_head(struct server *server, const struct msg_lookup *lookup, const struct lookup_answer *answer) {
@@ -144,17 +130,34 @@ static void count_head(struct server *server, const struct msg_lookup *lookup, c
   atomic_fetch_add(&counters->bad_records, answer->bad_records);
 }
 
-/* Runs one kv head into its place of the worker's buffer. */
-static int lookup_head(struct request *request, struct lookup_worker *worker, uint32_t head, uint64_t *scanned,
-                       struct msg_lookup_head *out) {
+/* Asking the kernel what is in memory costs more than a lookup in memory does, so it is asked only while the
+ * conversation is cold: until some lookups in a row had nothing to read, and again after one had to wait for a page. */
+static int run_cold_or_warm(struct request *request, struct lookup_worker *worker, struct lookup_request *wanted,
+                            uint32_t parts, struct lookup_answer *answer, struct error *error) {
+  atomic_uint *warm = &request->session->warm;
+  struct cold_reads reads = {.request = request, .worker = worker};
+  struct lookup_fetch fetch = {.want = want_bytes, .run = fetch_bytes, .context = &reads};
+  bool cold = atomic_load(warm) < SESSION_WARM;
+  wanted->fetch = cold ? &fetch : NULL;
+  long faults = major_faults();
+  int result = lookup_run(worker->scratch, wanted, worker->parts, parts, answer, error);
+  if (reads.pages || major_faults() != faults)
+    atomic_store(warm, 0);
+  else if (cold)
+    atomic_fetch_add(warm, 1);
+  atomic_fetch_add(&request->server->counters.cold_pages, reads.pages);
+  return result;
+}
+
+/* Runs one kv head into its place of the buffer. */
+static int lookup_head(struct lookup_work *work, uint32_t head, struct lookup_worker *worker, struct error *error) {
+  struct request *request = work->request;
   const struct msg_lookup *lookup = &request->params.lookup;
   const struct msg_geometry *geometry = conversation_geometry(request->session->conversation);
-  struct answer_layout layout = layout_of(lookup, geometry->kv_heads);
-  uint8_t *place = worker->buffer + head * layout.head_bytes;
-  struct lookup_answer answer = {.tokens = (uint64_t *)(void *)place};
-  answer.index = (uint32_t *)(void *)(answer.tokens + layout.places);
-  answer.scores = (float *)(void *)(answer.index + layout.places);
-  answer.records = (uint8_t *)(answer.scores + layout.places);
+  struct lookup_answer answer = {.tokens = (uint64_t *)(void *)(work->buffer + head * work->layout.head_bytes)};
+  answer.index = (uint32_t *)(void *)(answer.tokens + work->layout.places);
+  answer.scores = (float *)(void *)(answer.index + work->layout.places);
+  answer.records = (uint8_t *)(answer.scores + work->layout.places);
   struct lookup_request wanted = {
       .mode = (enum lookup_mode)lookup->mode,
       .head_dim = (uint32_t)geometry->head_dim,
@@ -167,20 +170,65 @@ static int lookup_head(struct request *request, struct lookup_worker *worker, ui
       .before = lookup->before,
       .queries = lookup->queries.data + (size_t)head * RECORD_SIGNATURE_BITS * sizeof(float),
       .row_stride = geometry->kv_heads * RECORD_SIGNATURE_BITS * sizeof(float),
+      .team = work->by_range ? &work->team.team : NULL,
   };
-  uint32_t parts = gather_parts(request, worker, head);
-  int result = lookup_run(worker->scratch, &wanted, worker->parts, parts, &answer, &request->error);
+  int result = lookup_worker_reserve_parts(worker, view_parts(request->view), error);
+  if (!result)
+    result = run_cold_or_warm(request, worker, &wanted, gather_parts(request, worker, head), &answer, error);
   if (result)
     return result;
   count_head(request->server, lookup, &answer);
-  *scanned = answer.scanned;
-  *out = (struct msg_lookup_head){
+  atomic_store(&work->scanned, answer.scanned);
+  work->heads[head] = (struct msg_lookup_head){
       .tokens = span_of(answer.tokens, answer.count * sizeof *answer.tokens),
       .records = span_of(answer.records, (size_t)answer.count * RECORD_BYTES),
-      .index = span_of(answer.index, layout.places * sizeof *answer.index),
-      .scores = span_of(answer.scores, layout.places * sizeof *answer.scores),
+      .index = span_of(answer.index, work->layout.places * sizeof *answer.index),
+      .scores = span_of(answer.scores, work->layout.places * sizeof *answer.scores),
   };
   return 0;
+}
+
+static void head_task(void *context, uint32_t head, void *worker) {
+  struct lookup_work *work = context;
+  struct error error = {0};
+  if (lookup_head(work, head, worker, &error) && !atomic_exchange(&work->failed, true))
+    work->error = error;
+}
+
+/* --- all kv heads ------------------------------------------------------------------------------------------------ */
+
+struct lane_call {
+  void (*task)(void *context, uint32_t index);
+  void *context;
+};
+
+static void lane_task(void *context, uint32_t index, void *worker) {
+  (void)worker;
+  struct lane_call *call = context;
+  call->task(call->context, index);
+}
+
+static void run_lanes(const struct lookup_team *team, uint32_t tasks, void (*task)(void *context, uint32_t index),
+                      void *context) {
+  const struct pool_team *pool_team = (const struct pool_team *)(const void *)team;
+  struct lane_call call = {task, context};
+  job_pool_share(pool_team->pool, tasks, lane_task, &call, pool_team->worker);
+}
+
+/* Short lookups stay on this thread. Longer ones are shared out by kv head; where there are fewer of these than
+ * threads, head after head is, by range. */
+static void run_heads(struct lookup_work *work, uint32_t heads, struct lookup_worker *worker) {
+  struct job_pool *pool = &work->request->server->lookups;
+  uint64_t scores = view_count(work->request->view) * heads * work->request->params.lookup.rows;
+  if (scores >= SHARED_SCORES_MIN && heads >= pool->thread_count) {
+    job_pool_share(pool, heads, head_task, work, worker);
+    return;
+  }
+  work->team = (struct pool_team){
+      .team = {.lanes = pool->thread_count, .run = run_lanes}, .pool = pool, .worker = worker};
+  work->by_range = true;
+  for (uint32_t head = 0; head < heads; head++)
+    head_task(work, head, worker);
 }
 
 void lookup_run_job(struct job *job, void *worker_state) {
@@ -188,63 +236,23 @@ void lookup_run_job(struct job *job, void *worker_state) {
   struct lookup_worker *worker = worker_state;
   const struct msg_lookup *lookup = &request->params.lookup;
   uint32_t heads = (uint32_t)conversation_geometry(request->session->conversation)->kv_heads;
-  struct answer_layout layout = layout_of(lookup, heads);
   struct msg_lookup_head answers[LIMIT_KV_HEADS_MAX];
-  if (reserve(worker, view_parts(request->view), layout.total_bytes, &request->error))
+  struct lookup_work work = {.request = request, .layout = layout_of(lookup, heads), .heads = answers};
+  if (lookup_worker_reserve(worker, work.layout.total_bytes, &request->error))
     return;
-  uint64_t scanned = 0;
-  for (uint32_t head = 0; head < heads; head++)
-    if (lookup_head(request, worker, head, &scanned, &answers[head]))
-      return;
+  work.buffer = worker->buffer;
+  run_heads(&work, heads, worker);
+  if (work.failed) {
+    request->error = work.error;
+    return;
+  }
   struct msg_lookup_ok answer = {
       .k = lookup->k,
-      .candidates = lookup->candidates ? lookup->candidates : lookup_default_candidates(scanned),
-      .scanned = scanned,
+      .candidates = lookup->candidates ? lookup->candidates : lookup_default_candidates(work.scanned),
+      .scanned = work.scanned,
       .heads = {.count = heads, .items = answers},
   };
   atomic_fetch_add(&request->server->counters.lookups, 1);
   atomic_fetch_add(&request->server->counters.lookup_rows, lookup->rows);
-  request_answer(request, &answer);
-}
-
-void read_run_job(struct job *job, void *worker_state) {
-  struct request *request = request_of(job);
-  struct lookup_worker *worker = worker_state;
-  const struct msg_read *read = &request->params.read;
-  uint64_t stored = view_count(request->view);
-  if (read->first + read->count > stored) {
-    error_set(&request->error, ERR_RANGE, "conversation.read: tokens %llu to %llu of %llu",
-              (unsigned long long)read->first, (unsigned long long)read->first + read->count,
-              (unsigned long long)stored);
-    return;
-  }
-  size_t bytes = (size_t)read->count * RECORD_BYTES;
-  if (reserve(worker, 0, bytes, &request->error) ||
-      view_records(request->view, (uint32_t)read->layer, (uint32_t)read->head, read->first, read->count,
-                   worker->buffer, &request->error))
-    return;
-  struct msg_read_ok answer = {.first = read->first, .count = read->count, .records = span_of(worker->buffer, bytes)};
-  request_answer(request, &answer);
-}
-
-/* Ids that are stored, then those ahead. */
-void tokens_run_job(struct job *job, void *worker_state) {
-  struct request *request = request_of(job);
-  struct lookup_worker *worker = worker_state;
-  const struct msg_tokens *tokens = &request->params.tokens;
-  uint64_t stored = view_count(request->view);
-  if (reserve(worker, 0, tokens->count * sizeof(uint32_t), &request->error))
-    return;
-  uint32_t *ids = (uint32_t *)(void *)worker->buffer;
-  uint64_t from_store = tokens->first >= stored               ? 0
-                        : tokens->count < stored - tokens->first ? tokens->count
-                                                                 : stored - tokens->first;
-  if (from_store && view_tokens(request->view, tokens->first, from_store, ids, &request->error))
-    return;
-  uint64_t count = from_store;
-  uint64_t next = tokens->first + from_store;
-  for (; count < tokens->count && next >= stored && next < stored + request->ahead_count; count++, next++)
-    ids[count] = request->ahead[next - stored];
-  struct msg_tokens_ok answer = {.first = tokens->first, .ids = span_of(ids, count * sizeof *ids)};
   request_answer(request, &answer);
 }

@@ -296,6 +296,7 @@ static int take_handle(struct request *request) {
       session->writer = connection;
     request->open_ok.conversation = handle->number;
     session_seal(session);
+    session_keep(session);
   }
   if (result || held)
     session_drop(session); /* a handle that was there before holds it already */

@@ -17,7 +17,8 @@
 #define INTERVAL_MS_MAX 3600000u
 #define INTERVAL_MS_DEFAULT 1000u
 #define TAIL_MEMORY_MB_DEFAULT 1024u
-#define TAIL_MEMORY_MB_MAX (1u << 20)
+#define SCAN_MEMORY_MB_DEFAULT 4096u
+#define MEMORY_MB_MAX (1u << 24)
 
 const char *const durability_names[3] = {"always", "interval", "none"};
 
@@ -36,6 +37,8 @@ static const char help[] =
     "  --interval-ms N       time between syncs of durability \"interval\" (default 1000)\n"
     "  --threads N           threads for lookups (default: one per processor)\n"
     "  --tail-memory-mb N    memory for the unsealed ends of conversations; idle ones leave past it (default 1024)\n"
+    "  --scan-memory-mb N    memory for the signatures of open conversations (default 4096)\n"
+    "  --io-uring on|off     read cold pages through io_uring where it is allowed (default on)\n"
     "  --help, --version\n";
 
 static int set_number(const char *key, const char *value, uint64_t min, uint64_t max, uint64_t *out,
@@ -84,7 +87,15 @@ static int set_option(struct options *options, const char *key, const char *valu
     return result;
   }
   if (strcmp(key, "tail-memory-mb") == 0)
-    return set_number(key, value, 1, TAIL_MEMORY_MB_MAX, &options->tail_memory_mb, error);
+    return set_number(key, value, 1, MEMORY_MB_MAX, &options->tail_memory_mb, error);
+  if (strcmp(key, "scan-memory-mb") == 0)
+    return set_number(key, value, 0, MEMORY_MB_MAX, &options->scan_memory_mb, error);
+  if (strcmp(key, "io-uring") == 0) {
+    options->io_uring = strcmp(value, "on") == 0;
+    return options->io_uring || strcmp(value, "off") == 0
+               ? 0
+               : error_set(error, ERR_ARGUMENT, "io-uring: '%.40s' is neither on nor off", value);
+  }
   return error_set(error, ERR_ARGUMENT, "'%.40s' is no option", key);
 }
 
@@ -157,6 +168,8 @@ static void set_defaults(struct options *options) {
   options->threads = processors < 1 ? 1 : processors > (long)THREADS_MAX ? THREADS_MAX : (unsigned)processors;
   options->interval_ms = INTERVAL_MS_DEFAULT;
   options->tail_memory_mb = TAIL_MEMORY_MB_DEFAULT;
+  options->scan_memory_mb = SCAN_MEMORY_MB_DEFAULT;
+  options->io_uring = true;
   if (default_data_dir(options->data, sizeof options->data))
     options->data[0] = 0;
   if (default_socket_path(options->socket, sizeof options->socket))
@@ -176,6 +189,7 @@ int options_read(struct options *options, int argc, char **argv, struct error *e
       {"data", required_argument, NULL, 'o'},        {"socket", required_argument, NULL, 'o'},
       {"durability", required_argument, NULL, 'o'},  {"threads", required_argument, NULL, 'o'},
       {"interval-ms", required_argument, NULL, 'o'}, {"tail-memory-mb", required_argument, NULL, 'o'},
+      {"scan-memory-mb", required_argument, NULL, 'o'}, {"io-uring", required_argument, NULL, 'o'},
       {"config", required_argument, NULL, 'c'},      {"help", no_argument, NULL, 'h'},
       {"version", no_argument, NULL, 'v'},           {NULL, 0, NULL, 0}};
   int letter, index = 0;

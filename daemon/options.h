@@ -23,6 +23,8 @@ struct options {
   unsigned threads;        /* for lookups */
   unsigned interval_ms;    /* durability "interval" */
   uint64_t tail_memory_mb; /* tails of idle conversations leave memory past this */
+  uint64_t scan_memory_mb; /* scan regions of open conversations are brought into memory up to this */
+  bool io_uring;           /* use it for cold pages where it is allowed */
 };
 
 /* Names of enum durability, in its order. */

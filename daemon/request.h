@@ -83,13 +83,14 @@ static inline int request_result(struct request *request, int result) {
 /* Packs the answer of a request that succeeded; out of memory turns into its error. Any thread. */
 void request_answer(struct request *request, const void *result);
 
-/* The state of a lookup thread, made by lookup_worker_create. */
-struct lookup_worker;
-int lookup_worker_create(struct lookup_worker **worker, struct error *error);
-void lookup_worker_destroy(struct lookup_worker *worker);
+/* What an answer takes beside its bulk data, at most. */
+#define MESSAGE_OVERHEAD_BYTES 4096u
 
-/* Handlers of methods.c and lookup_request.c: each checks what the tables cannot, and finishes or forwards the request.
- * */
+/* -ERR_RANGE when the conversation's model has no such layer or kv head. */
+int request_check_layer(struct request *request, uint64_t layer, uint64_t head);
+
+/* Handlers of methods.c, lookup_request.c and read_request.c: each checks what the tables cannot, and finishes or
+ * forwards the request. */
 void method_dispatch(struct request *request);
 void lookup_run_job(struct job *job, void *worker);
 void read_run_job(struct job *job, void *worker);

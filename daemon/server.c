@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "daemon/connection.h"
@@ -12,6 +13,7 @@
 #include "daemon/request.h"
 #include "daemon/session.h"
 #include "daemon/socket.h"
+#include "daemon/worker.h"
 
 /* A client that does not take its answers delays a stop by this much. */
 #define STOP_PATIENCE_MS 5000u
@@ -124,8 +126,12 @@ static void on_archive_line(void *context, const char *line) {
 /* Each lookup thread owns its scratch memory. */
 static int start_lookups(struct server *server, void **workers, struct error *error) {
   int result = 0;
-  for (unsigned i = 0; i < server->options->threads && !result; i++)
-    result = lookup_worker_create((struct lookup_worker **)&workers[i], error);
+  server->fetch_method = server->options->io_uring ? fetch_best() : FETCH_ADVISE;
+  for (unsigned i = 0; i < server->options->threads && !result; i++) {
+    struct lookup_worker *worker = NULL;
+    result = lookup_worker_create(&worker, server->fetch_method, error);
+    workers[i] = worker;
+  }
   return result ? result
                 : job_pool_start(&server->lookups, server->options->threads, workers, &server->returns, error);
 }
@@ -160,8 +166,9 @@ static int serve(struct server *server, struct error *error) {
   if (result)
     server_stop(server);
   else
-    log_line("archive %s, socket %s, durability %s, %u lookup threads", server->options->data,
-             server->options->socket, durability_names[server->options->durability], server->options->threads);
+    log_line("archive %s, socket %s, durability %s, %u lookup threads, kernel %s, cold pages by %s",
+             server->options->data, server->options->socket, durability_names[server->options->durability],
+             server->options->threads, lookup_kernel_name(), fetch_method_name(server->fetch_method));
   uv_run(&server->loop, UV_RUN_DEFAULT);
   return result;
 }
@@ -186,6 +193,18 @@ static int run_archive(struct server *server, struct error *error) {
   return result;
 }
 
+/* One descriptor per open segment, and its signatures locked in memory, as far as this user may. */
+static void raise_limits(void) {
+  static const __rlimit_resource_t resources[] = {RLIMIT_NOFILE, RLIMIT_MEMLOCK};
+  for (size_t i = 0; i < sizeof resources / sizeof resources[0]; i++) {
+    struct rlimit limit;
+    if (getrlimit(resources[i], &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+      limit.rlim_cur = limit.rlim_max;
+      setrlimit(resources[i], &limit); /* what is refused here is done with less later */
+    }
+  }
+}
+
 int server_run(const struct options *options, struct error *error) {
   struct server *server = calloc(1, sizeof *server);
   if (!server)
@@ -193,6 +212,7 @@ int server_run(const struct options *options, struct error *error) {
   server->options = options;
   server->started_ns = uv_hrtime();
   signal(SIGPIPE, SIG_IGN);
+  raise_limits();
   struct archive_options archive_options = {.log = on_archive_line};
   int result = archive_open(&server->archive, options->data, &archive_options, error);
   if (!result && uv_loop_init(&server->loop))
@@ -224,6 +244,7 @@ void server_stats(struct server *server, struct msg_stats *stats) {
       .conversations_open = conversations,
       .segments_mapped = atomic_load(&archive->segments_mapped),
       .tail_bytes = atomic_load(&archive->tail_bytes),
+      .scan_kept_bytes = atomic_load(&archive->scan_kept_bytes),
       .appended_tokens = atomic_load(&archive->appended_tokens),
       .appended_bytes = atomic_load(&archive->appended_bytes),
       .log_syncs = atomic_load(&archive->log_syncs),
@@ -233,6 +254,7 @@ void server_stats(struct server *server, struct msg_stats *stats) {
       .scanned_bytes = atomic_load(&own->scanned_bytes),
       .fetched_bytes = atomic_load(&own->fetched_bytes),
       .fetched_candidates = atomic_load(&own->fetched_candidates),
+      .cold_pages = atomic_load(&own->cold_pages),
       .winners = atomic_load(&own->winners),
       .bad_records = atomic_load(&own->bad_records),
       .bad_pages = atomic_load(&archive->bad_pages),

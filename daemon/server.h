@@ -20,6 +20,7 @@
 #include "daemon/verifier.h"
 #include "proto/messages.h"
 #include "store/archive.h"
+#include "store/fetch.h"
 
 struct connection;
 struct session;
@@ -27,7 +28,8 @@ struct session;
 /* Figures of struct msg_stats that the archive does not count; any thread may add. */
 struct counters {
   _Atomic uint64_t connections_total, requests, errors, bad_messages;
-  _Atomic uint64_t lookups, lookup_rows, scanned_bytes, fetched_bytes, fetched_candidates, winners, bad_records;
+  _Atomic uint64_t lookups, lookup_rows, scanned_bytes, fetched_bytes, fetched_candidates, cold_pages, winners;
+  _Atomic uint64_t bad_records;
 };
 
 struct server {
@@ -39,6 +41,7 @@ struct server {
   uint64_t started_ns;
 
   struct archive *archive;
+  enum fetch_method fetch_method;
   struct job_returns returns;
   struct job_pool lookups, background;
   struct job_queue commits;

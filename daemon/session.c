@@ -76,6 +76,7 @@ static void done_seal(struct job *job) {
   struct session *session = SESSION_OF(job, seal);
   struct server *server = session->server;
   session->sealing = false;
+  session_keep(session);
   session_drop(session);
   server_job_returned(server);
 }
@@ -88,6 +89,32 @@ void session_seal(struct session *session) {
   session_hold(session);
   session->seal = (struct job){.run = run_seal, .done = done_seal};
   server_background(session->server, &session->seal);
+}
+
+static void run_keep(struct job *job, void *worker) {
+  (void)worker;
+  struct session *session = SESSION_OF(job, keep);
+  view_keep(session->keep_view, session->server->options->scan_memory_mb << 20);
+  view_release(session->keep_view);
+}
+
+static void done_keep(struct job *job) {
+  struct session *session = SESSION_OF(job, keep);
+  struct server *server = session->server;
+  session->keeping = false;
+  session_drop(session);
+  server_job_returned(server);
+}
+
+void session_keep(struct session *session) {
+  struct error error = {0};
+  if (session->keeping || !session->loaded || session->server->stopping ||
+      view_acquire(session->conversation, &session->keep_view, &error))
+    return;
+  session->keeping = true;
+  session_hold(session);
+  session->keep = (struct job){.run = run_keep, .done = done_keep};
+  server_background(session->server, &session->keep);
 }
 
 static void run_unload(struct job *job, void *worker) {

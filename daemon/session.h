@@ -7,6 +7,9 @@
 
 #include "daemon/server.h"
 
+/* After lookups of so many kv heads without a read from disk a conversation counts as being in memory. */
+#define SESSION_WARM 512u
+
 struct session {
   struct session *next;
   struct server *server;
@@ -17,6 +20,10 @@ struct session {
   struct connection *writer; /* holds the lease, or NULL */
   uint64_t used_ns;
   struct job end, unload, seal, sync;
+  struct job keep;
+  struct view *keep_view;
+  bool keeping;      /* `keep` is out */
+  atomic_uint warm;  /* kv heads looked up in a row with nothing to read from disk; any thread */
   bool loaded;  /* the tail is in memory and stays there while requests > 0 */
   bool sealing; /* `seal` is out */
   bool syncing; /* `sync` is out */
@@ -33,6 +40,9 @@ void session_drop(struct session *session);
 
 /* Starts sealing in the background if closed logs wait for it. */
 void session_seal(struct session *session);
+
+/* Brings the scan regions of its segments into memory, in the background, as far as the budget goes. */
+void session_keep(struct session *session);
 
 /* Drops tails of sessions without requests, least recently used first, while they take more than the budget. */
 void session_shrink(struct server *server);

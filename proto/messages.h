@@ -207,6 +207,7 @@ struct msg_tokens_ok {
   X(conversations_open)     /* now */                                                                                  \
   X(segments_mapped)        /* now */                                                                                  \
   X(tail_bytes)             /* now: tails in memory */                                                                 \
+  X(scan_kept_bytes)        /* now: scan regions brought into memory and kept */                                       \
   X(appended_tokens)                                                                                                   \
   X(appended_bytes)         /* written to logs */                                                                      \
   X(log_syncs)                                                                                                         \
@@ -216,6 +217,7 @@ struct msg_tokens_ok {
   X(scanned_bytes)          /* signatures and scales read by scans */                                                  \
   X(fetched_bytes)          /* key codes of candidates and records of winners read by lookups */                       \
   X(fetched_candidates)                                                                                                \
+  X(cold_pages)             /* that lookups had read from disk together */                                             \
   X(winners)                                                                                                           \
   X(bad_records)            /* winners that failed their CRC and were replaced */                                      \
   X(bad_pages)              /* scan pages that failed their CRC */                                                     \

@@ -32,8 +32,8 @@ typedef void scan_weighted_fn(const struct query *queries, uint32_t rows, const 
                               const uint8_t *k_scale, uint32_t count, const float *thresholds,
                               struct scan_scores *results);
 
-/* Hamming distances of `count` signatures to the signs of each query, 0 to 128. Those below thresholds[row] pass, whatever
- * their scale. */
+/* Hamming distances of `count` signatures to the signs of each query, 0 to 128. Those below thresholds[row] pass,
+ * whatever their scale. */
 typedef void scan_hamming_fn(const struct query *queries, uint32_t rows, const uint8_t *signature, uint32_t count,
                              const uint32_t *thresholds, struct scan_distances *results);
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// x86: raises function pointers to what the processor has. Functions carry their instruction set as an attribute, so that
-// no file needs compiler flags of its own.
+// x86: raises function pointers to what the processor has. Functions carry their instruction set as an attribute, so
+// that no file needs compiler flags of its own.
 #ifndef COLDKV_RETRIEVAL_KERNELS_X86_H
 #define COLDKV_RETRIEVAL_KERNELS_X86_H
 

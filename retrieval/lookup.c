@@ -4,13 +4,10 @@
 
 #include <stdlib.h>
 
-#include "retrieval/kernels.h"
-#include "retrieval/range.h"
-#include "retrieval/select.h"
+#include "retrieval/lane.h"
 #include "retrieval/winners.h"
 
 enum {
-  ROWS_AT_ONCE = 16, /* that share one pass over the signatures */
   RESCORE_AHEAD = 32, /* candidates whose bytes are under way */
   ALIGNMENT = 64,
 };
@@ -22,12 +19,11 @@ struct memory {
 
 struct lookup_scratch {
   const struct lookup_kernels *kernels;
-  struct memory slices, queries, keys, spare, winners;
+  struct memory slices, queries, lanes, keys, merged, spare, winners;
   struct rescore_code code; /* of the head_dim asked for last */
   struct range range;
-  struct select selects[ROWS_AT_ONCE];
-  struct scan_scores scores[ROWS_AT_ONCE];
-  struct scan_distances distances[ROWS_AT_ONCE];
+  uint32_t lane_count;
+  struct select found[LANE_ROWS];
 };
 
 /* --- memory ------------------------------------------------------------------------------------------------------ */
@@ -56,7 +52,9 @@ void lookup_scratch_destroy(struct lookup_scratch *scratch) {
     return;
   free(scratch->slices.data);
   free(scratch->queries.data);
+  free(scratch->lanes.data);
   free(scratch->keys.data);
+  free(scratch->merged.data);
   free(scratch->spare.data);
   free(scratch->winners.data);
   free(scratch);
@@ -73,75 +71,46 @@ uint32_t lookup_default_candidates(uint64_t tokens) {
 
 /* --- scan -------------------------------------------------------------------------------------------------------- */
 
-/* A block of records: entries of one part, and the ordinal of the first. */
-struct block {
-  const uint8_t *signature, *k_scale;
-  uint32_t count, ordinal;
+/* One scan shared out to lanes. */
+struct shares {
+  const struct scan *scan;
+  struct lane *lanes;
+  uint64_t *keys; /* lane_keys of each lane */
+  uint32_t lane_count;
 };
 
-/* Puts the scores that passed into a row's select, which has room for all. */
-static void put_scores(struct select *select, const struct scan_scores *result, const struct block *block) {
-  uint64_t *keys = select->keys + select->count;
-  for (uint32_t w = 0; 64 * w < block->count; w++)
-    for (uint64_t bits = result->passed[w]; bits; bits &= bits - 1) {
-      uint32_t i = 64 * w + (uint32_t)__builtin_ctzll(bits);
-      *keys++ = select_key(select_rank(result->scores[i]), block->ordinal + i);
-    }
-  select->count = (uint32_t)(keys - select->keys);
+static void scan_share(void *context, uint32_t index) {
+  const struct shares *shares = context;
+  uint64_t tokens = shares->scan->range->tokens;
+  uint32_t begin = (uint32_t)(tokens * index / shares->lane_count);
+  uint32_t end = (uint32_t)(tokens * (index + 1) / shares->lane_count);
+  lane_scan(&shares->lanes[index], shares->scan, shares->keys + index * lane_keys(shares->scan), begin, end);
 }
 
-/* The same by distance. The scale has no part in that, so it is looked at only where the distance is good enough. */
-static void put_distances(struct select *select, const struct scan_distances *result, const struct block *block) {
-  uint64_t *keys = select->keys + select->count;
-  for (uint32_t w = 0; 64 * w < block->count; w++)
-    for (uint64_t bits = result->passed[w]; bits; bits &= bits - 1) {
-      uint32_t i = 64 * w + (uint32_t)__builtin_ctzll(bits);
-      *keys = select_key(result->distances[i], block->ordinal + i);
-      keys += record_scale_valid(load_u16(block->k_scale + (size_t)i * RECORD_K_SCALE_BYTES));
+/* Leaves the candidates of every row in scratch->found, in ascending order of ordinal. */
+static void scan_rows(struct lookup_scratch *scratch, const struct lookup_team *team, const struct scan *scan) {
+  struct shares shares = {scan, scratch->lanes.data, scratch->keys.data, scratch->lane_count};
+  if (shares.lane_count == 1)
+    scan_share(&shares, 0);
+  else
+    team->run(team, shares.lane_count, scan_share, &shares);
+  for (uint32_t r = 0; r < scan->rows; r++) {
+    struct select *found = &scratch->found[r];
+    *found = shares.lanes[0].selects[r];
+    if (shares.lane_count == 1)
+      continue;
+    found->keys = (uint64_t *)scratch->merged.data + (size_t)r * shares.lane_count * scan->candidates;
+    found->count = 0;
+    for (uint32_t i = 0; i < shares.lane_count; i++) {
+      const struct select *part = &shares.lanes[i].selects[r];
+      memcpy(found->keys + found->count, part->keys, part->count * sizeof *part->keys);
+      found->count += part->count;
     }
-  select->count = (uint32_t)(keys - select->keys);
-}
-
-/* Scores a block for all rows and keeps what may be among the best. */
-static void scan_block(struct lookup_scratch *scratch, enum lookup_mode mode, const struct query *queries,
-                       uint32_t rows, const struct block *block) {
-  const struct lookup_kernels *kernels = scratch->kernels;
-  float above[ROWS_AT_ONCE];
-  uint32_t below[ROWS_AT_ONCE];
-  for (uint32_t r = 0; r < rows; r++) {
-    select_make_room(&scratch->selects[r], SCAN_BLOCK, scratch->spare.data);
-    below[r] = scratch->selects[r].threshold;
-    above[r] = select_score(below[r]);
+    if (found->count > scan->candidates)
+      select_partition(found->keys, found->count, scan->candidates, scratch->spare.data);
+    if (found->count > scan->candidates)
+      found->count = scan->candidates;
   }
-  if (mode == LOOKUP_HAMMING) {
-    kernels->hamming(queries, rows, block->signature, block->count, below, scratch->distances);
-    for (uint32_t r = 0; r < rows; r++)
-      put_distances(&scratch->selects[r], &scratch->distances[r], block);
-  } else {
-    kernels->weighted(queries, rows, block->signature, block->k_scale, block->count, above, scratch->scores);
-    for (uint32_t r = 0; r < rows; r++)
-      put_scores(&scratch->selects[r], &scratch->scores[r], block);
-  }
-}
-
-/* Leaves the best candidates of each row in its select: one pass over the signatures for all of them. */
-static void scan_rows(struct lookup_scratch *scratch, enum lookup_mode mode, const struct query *queries,
-                      uint32_t rows) {
-  for (uint32_t s = 0; s < scratch->range.slice_count; s++) {
-    const struct slice *slice = &scratch->range.slices[s];
-    for (uint32_t at = 0; at < slice->count; at += SCAN_BLOCK) {
-      struct place place = {slice->columns, slice->begin + at};
-      struct block block = {
-          .signature = place_signature(place),
-          .k_scale = place_k_scale(place),
-          .count = slice->count - at < SCAN_BLOCK ? slice->count - at : SCAN_BLOCK,
-          .ordinal = slice->ordinal + at,
-      };
-      scan_block(scratch, mode, queries, rows, &block);
-    }
-  }
-  for (uint32_t r = 0; r < rows; r++)
-    select_finish(&scratch->selects[r], scratch->spare.data);
 }
 
 /* --- rescoring and winners --------------------------------------------------------------------------------------- */
@@ -158,10 +127,38 @@ static void fetch(const struct lookup_scratch *scratch, const struct select *sel
   places[i % RESCORE_AHEAD] = place;
 }
 
-/* Replaces the rank of every candidate by that of its final score. Candidates lie anywhere in memory, so what they need is
- * fetched some candidates ahead. */
-static void rescore(const struct lookup_scratch *scratch, const struct query *query, struct select *select) {
+/* Has the key codes of all candidates brought into memory together. */
+static void fetch_codes(const struct lookup_scratch *scratch, const struct lookup_fetch *cold,
+                        const struct select *select) {
+  uint32_t slice = 0;
+  for (uint32_t i = 0; i < select->count; i++) {
+    struct place place = range_next(&scratch->range, select_key_ordinal(select->keys[i]), &slice);
+    cold->want(cold->context, place.columns, place_k_mag(place), RECORD_K_MAG_BYTES);
+  }
+  cold->run(cold->context);
+}
+
+/* The same for the values of the first `count` keys. */
+static void fetch_values(const struct lookup_scratch *scratch, const struct lookup_fetch *cold, const uint64_t *keys,
+                         uint32_t count) {
+  for (uint32_t i = 0; i < count; i++) {
+    struct place place = range_find(&scratch->range, select_key_ordinal(keys[i]));
+    const struct record_columns *columns = place.columns;
+    size_t at = place.entry;
+    cold->want(cold->context, columns, columns->v_code + at * RECORD_V_CODE_BYTES, RECORD_V_CODE_BYTES);
+    cold->want(cold->context, columns, columns->v_scale + at * RECORD_V_SCALE_BYTES, RECORD_V_SCALE_BYTES);
+    cold->want(cold->context, columns, columns->crc + at * RECORD_CRC_BYTES, RECORD_CRC_BYTES);
+  }
+  cold->run(cold->context);
+}
+
+/* Replaces the rank of every candidate by that of its final score. Candidates lie anywhere in memory, so what they need
+ * is fetched some candidates ahead. */
+static void rescore(const struct lookup_scratch *scratch, const struct lookup_fetch *cold, const struct query *query,
+                    struct select *select) {
   const struct lookup_kernels *kernels = scratch->kernels;
+  if (cold)
+    fetch_codes(scratch, cold, select);
   struct place places[RESCORE_AHEAD];
   uint32_t slice = 0;
   for (uint32_t i = 0; i < RESCORE_AHEAD; i++)
@@ -176,11 +173,13 @@ static void rescore(const struct lookup_scratch *scratch, const struct query *qu
 }
 
 /* Takes the k best that pass their check; index gets ordinals for now. */
-static void take_winners(struct lookup_scratch *scratch, struct select *select, uint32_t k, struct winners *winners,
-                         uint32_t *index, float *scores) {
+static void take_winners(struct lookup_scratch *scratch, const struct lookup_fetch *cold, struct select *select,
+                         uint32_t k, struct winners *winners, uint32_t *index, float *scores) {
   uint64_t *keys = select->keys;
   uint32_t sorted = select->count < k ? select->count : k, taken = 0;
   select_partition(keys, select->count, sorted, scratch->spare.data);
+  if (cold)
+    fetch_values(scratch, cold, keys, sorted);
   select_sort(keys, sorted);
   for (uint32_t i = 0; i < select->count && taken < k; i++) {
     if (i == sorted) { /* only when a winner was bad: the rest is worth sorting now */
@@ -218,10 +217,27 @@ static int prepare_queries(struct lookup_scratch *scratch, const struct lookup_r
   return 0;
 }
 
-/* Everything that can fail: memory for `candidates` per row, the range, the queries. */
+/* As many lanes as the team has, unless the range is too short to be worth it. */
+static uint32_t count_lanes(const struct lookup_team *team, uint32_t tokens) {
+  uint32_t lanes = team ? team->lanes : 1, worth = tokens / LANE_TOKENS_MIN;
+  lanes = lanes < worth ? lanes : worth;
+  return lanes < 1 ? 1 : lanes > LANE_COUNT_MAX ? LANE_COUNT_MAX : lanes;
+}
+
+static int reserve_scan(struct lookup_scratch *scratch, const struct scan *scan, struct error *error) {
+  size_t lanes = scratch->lane_count, merged = lanes > 1 ? lanes * scan->candidates * sizeof(uint64_t) : 0;
+  size_t spare = select_capacity(scan->candidates, SCAN_BLOCK) * sizeof(uint64_t);
+  int result = reserve(&scratch->lanes, lanes * sizeof(struct lane), error);
+  if (!result)
+    result = reserve(&scratch->keys, lanes * lane_keys(scan) * sizeof(uint64_t), error);
+  if (!result)
+    result = reserve(&scratch->merged, scan->rows * merged, error);
+  return result ? result : reserve(&scratch->spare, spare > merged ? spare : merged, error);
+}
+
+/* Everything that can fail: memory, the range, the queries. Fills `scan` for the largest group of rows. */
 static int prepare(struct lookup_scratch *scratch, const struct lookup_request *request,
-                   const struct record_columns *parts, uint32_t part_count, uint32_t *candidates,
-                   struct error *error) {
+                   const struct record_columns *parts, uint32_t part_count, struct scan *scan, struct error *error) {
   int result = check_request(request, error);
   if (!result)
     result = reserve(&scratch->slices, ((size_t)part_count + 1) * sizeof(struct slice), error);
@@ -231,13 +247,20 @@ static int prepare(struct lookup_scratch *scratch, const struct lookup_request *
     return error_set(error, ERR_LIMIT, "more than %u tokens in range; ask for fewer", UINT32_MAX);
   uint32_t tokens = scratch->range.tokens;
   uint32_t wanted = request->candidates ? request->candidates : lookup_default_candidates(tokens);
-  *candidates = wanted < tokens ? wanted : tokens + !tokens;
-  uint32_t rows = request->rows < ROWS_AT_ONCE ? request->rows : ROWS_AT_ONCE;
-  size_t keys_bytes = select_capacity(*candidates, SCAN_BLOCK) * sizeof(uint64_t);
-  if ((result = reserve(&scratch->queries, request->rows * sizeof(struct query), error)) ||
-      (result = reserve(&scratch->keys, rows * keys_bytes, error)) ||
-      (result = reserve(&scratch->spare, keys_bytes, error)) ||
-      (result = reserve(&scratch->winners, winners_bytes(tokens), error)))
+  scratch->lane_count = count_lanes(request->team, tokens);
+  *scan = (struct scan){
+      .kernels = scratch->kernels,
+      .mode = request->mode,
+      .range = &scratch->range,
+      .rows = request->rows < LANE_ROWS ? request->rows : LANE_ROWS,
+      .candidates = wanted < tokens ? wanted : tokens + !tokens,
+  };
+  result = reserve(&scratch->queries, request->rows * sizeof(struct query), error);
+  if (!result)
+    result = reserve(&scratch->winners, winners_bytes(tokens), error);
+  if (!result)
+    result = reserve_scan(scratch, scan, error);
+  if (result)
     return result;
   if (scratch->code.head_dim != request->head_dim)
     rescore_code_init(&scratch->code, request->head_dim);
@@ -247,27 +270,25 @@ static int prepare(struct lookup_scratch *scratch, const struct lookup_request *
 int lookup_run(struct lookup_scratch *scratch, const struct lookup_request *request,
                const struct record_columns *parts, uint32_t part_count, struct lookup_answer *answer,
                struct error *error) {
-  uint32_t candidates = 0;
-  int result = prepare(scratch, request, parts, part_count, &candidates, error);
+  struct scan scan;
+  int result = prepare(scratch, request, parts, part_count, &scan, error);
   if (result)
     return result;
   struct winners winners;
   winners_init(&winners, scratch->winners.data, &scratch->range, request->layer, request->head);
   const struct query *queries = scratch->queries.data;
-  uint64_t *keys = scratch->keys.data;
-  uint32_t k = request->k, capacity = select_capacity(candidates, SCAN_BLOCK);
+  uint32_t k = request->k;
   answer->scanned = scratch->range.tokens;
   answer->rescored = 0;
-  for (uint32_t first = 0; first < request->rows; first += ROWS_AT_ONCE) {
-    uint32_t rows = request->rows - first < ROWS_AT_ONCE ? request->rows - first : ROWS_AT_ONCE;
-    for (uint32_t r = 0; r < rows; r++)
-      select_init(&scratch->selects[r], keys + (size_t)r * capacity, candidates, SCAN_BLOCK);
-    scan_rows(scratch, request->mode, queries + first, rows);
-    for (uint32_t r = 0; r < rows; r++) {
+  for (uint32_t first = 0; first < request->rows; first += LANE_ROWS) {
+    scan.queries = queries + first;
+    scan.rows = request->rows - first < LANE_ROWS ? request->rows - first : LANE_ROWS;
+    scan_rows(scratch, request->team, &scan);
+    for (uint32_t r = 0; r < scan.rows; r++) {
       size_t at = (size_t)(first + r) * k;
-      rescore(scratch, &queries[first + r], &scratch->selects[r]);
-      take_winners(scratch, &scratch->selects[r], k, &winners, answer->index + at, answer->scores + at);
-      answer->rescored += scratch->selects[r].count;
+      rescore(scratch, request->fetch, &scan.queries[r], &scratch->found[r]);
+      take_winners(scratch, request->fetch, &scratch->found[r], k, &winners, answer->index + at, answer->scores + at);
+      answer->rescored += scratch->found[r].count;
     }
   }
   winners_collect(&winners, answer);

@@ -3,9 +3,9 @@
 //
 // One lookup: the k records of one (layer, kv head) that matter most for each query row.
 //
-// Scan all signatures in range, keep the best C, rescore those against the key code, return the best k. Scores are exact
-// (integers times one fp16 scale), ties go to the lower token index, so the answer is the same bit for bit for every
-// kernel, thread count and backend. proto/RECORD.md defines the fields, README.md here the scores.
+// Scan all signatures in range, keep the best C, rescore those against the key code, return the best k. Scores are
+// exact (integers times one fp16 scale), ties go to the lower token index, so the answer is the same bit for bit for
+// every kernel, thread count and backend. proto/RECORD.md defines the fields, README.md here the scores.
 #ifndef COLDKV_RETRIEVAL_LOOKUP_H
 #define COLDKV_RETRIEVAL_LOOKUP_H
 
@@ -15,6 +15,21 @@
 #include "proto/record.h"
 
 #define LOOKUP_NONE UINT32_MAX
+
+/* Threads that share one scan. run() calls task(context, index) once for every index < tasks, at the same time where it
+ * can, and returns when all calls have. */
+struct lookup_team {
+  uint32_t lanes; /* into how many shares a long scan is worth cutting */
+  void (*run)(const struct lookup_team *team, uint32_t tasks, void (*task)(void *context, uint32_t index),
+              void *context);
+};
+
+/* Brings bytes of parts into memory that may be on disk: want() notes them, run() fetches all that was noted. */
+struct lookup_fetch {
+  void (*want)(void *context, const struct record_columns *part, const void *address, size_t size);
+  void (*run)(void *context);
+  void *context;
+};
 
 struct lookup_request {
   enum lookup_mode mode;
@@ -26,6 +41,8 @@ struct lookup_request {
   uint64_t from, before;  /* token range */
   const uint8_t *queries; /* f32 little endian, any alignment; row r at queries + r * row_stride, 128 floats */
   size_t row_stride;      /* bytes */
+  const struct lookup_team *team;   /* NULL: the calling thread alone; the answer is the same */
+  const struct lookup_fetch *fetch; /* NULL: everything is in memory, or may come by page faults */
 };
 
 /* Answer. The caller gives the arrays; index and scores are [rows][k]. */

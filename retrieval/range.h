@@ -26,8 +26,8 @@ struct place {
   uint32_t entry;
 };
 
-/* Cuts parts, in ascending token order, to the tokens from .. before - 1. Returns false when they are more than ordinals
- * can number. */
+/* Cuts parts, in ascending token order, to the tokens from .. before - 1. Returns false when they are more than
+ * ordinals can number. */
 bool range_init(struct range *range, struct slice *slices, const struct record_columns *parts, uint32_t part_count,
                 uint64_t from, uint64_t before);
 

@@ -14,7 +14,7 @@ struct rescore_code {
   uint32_t head_dim;
   uint32_t whole;        /* index bits of every coordinate */
   uint32_t partial;      /* the first so many have one more */
-  int16_t levels[2][16]; /* round-half-even(1024 level) by index: of `whole` bits, of one more (0 where there are none) */
+  int16_t levels[2][16]; /* round-half-even(1024 level) by index: of `whole` bits, of one more (or 0) */
 };
 
 /* Fills in the code of a valid head_dim. */

@@ -33,7 +33,7 @@ struct archive_options {
 /* Counters that only grow; read with atomic loads. [any] */
 struct archive_counters {
   _Atomic uint64_t appended_tokens, appended_bytes, log_syncs, segments_sealed, torn_frames, quarantined, bad_pages;
-  _Atomic uint64_t tail_bytes, segments_mapped; /* these two also shrink */
+  _Atomic uint64_t tail_bytes, segments_mapped, scan_kept_bytes; /* these also shrink */
 };
 
 /* Opens the archive at `dir`, making it (0700, whatever the umask) if it does not exist: takes the lock, opens the
@@ -164,5 +164,9 @@ int view_tokens(struct view *view, uint64_t first, uint64_t count, uint32_t *ids
 /* Copies and checks the records of one (layer, head): [count][104]. ERR_CORRUPT names the first bad one. [any] */
 int view_records(struct view *view, uint32_t layer, uint32_t head, uint64_t first, uint64_t count, uint8_t *records,
                  struct error *error);
+
+/* Brings the scan regions of the view's segments into memory and keeps them there, as long as all that are kept stay
+ * within the budget. It reads a lot the first time: not for a thread that others wait for. [any] */
+void view_keep(struct view *view, uint64_t budget_bytes);
 
 #endif

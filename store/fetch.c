@@ -30,6 +30,7 @@ struct fetch {
   uint32_t read; /* by runs that a full list forced */
   struct page pages[PAGES_MAX];
 #ifdef COLDKV_IO_URING
+  bool ring_made;
   struct io_uring ring;
   uint8_t sink[PAGE_BYTES]; /* reads are for the page cache; nobody looks at what lands here */
 #endif
@@ -56,7 +57,8 @@ int fetch_create(struct fetch **out, enum fetch_method method, struct error *err
     return error_set(error, ERR_MEMORY, "out of memory for reads of cold pages");
   fetch->method = method;
 #ifdef COLDKV_IO_URING
-  if (method == FETCH_IO_URING && io_uring_queue_init(RING_ENTRIES, &fetch->ring, 0))
+  fetch->ring_made = method == FETCH_IO_URING && io_uring_queue_init(RING_ENTRIES, &fetch->ring, 0) == 0;
+  if (method == FETCH_IO_URING && !fetch->ring_made)
     fetch->method = FETCH_ADVISE;
 #else
   if (method == FETCH_IO_URING)
@@ -70,7 +72,7 @@ void fetch_destroy(struct fetch *fetch) {
   if (!fetch)
     return;
 #ifdef COLDKV_IO_URING
-  if (fetch->method == FETCH_IO_URING)
+  if (fetch->ring_made)
     io_uring_queue_exit(&fetch->ring);
 #endif
   free(fetch);
@@ -116,7 +118,8 @@ static void reap(struct io_uring *ring, uint32_t *pending) {
   *pending -= seen;
 }
 
-/* Keeps the ring full until every page was asked for and answered. A ring that fails leaves the rest to page faults. */
+/* Keeps the ring full until every page was asked for and answered. A ring that fails is not used again, and what it did
+ * not read is left to page faults. */
 static void read_through_ring(struct fetch *fetch, uint32_t count) {
   uint32_t next = 0, pending = 0;
   while (next < count || pending) {
@@ -125,13 +128,18 @@ static void read_through_ring(struct fetch *fetch, uint32_t count) {
       if (!entry)
         break;
       const struct page *page = &fetch->pages[next++];
-      io_uring_prep_read(entry, segment_fd(page->segment), fetch->sink, PAGE_BYTES,
-                         segment_offset(page->segment, page->address));
+      int fd = segment_fd(page->segment);
+      if (fd >= 0)
+        io_uring_prep_read(entry, fd, fetch->sink, PAGE_BYTES, segment_offset(page->segment, page->address));
+      else
+        io_uring_prep_madvise(entry, (void *)(uintptr_t)page->address, PAGE_BYTES, MADV_WILLNEED);
       pending++;
     }
     int submitted = io_uring_submit_and_wait(&fetch->ring, 1);
-    if (submitted < 0 && submitted != -EINTR && submitted != -EAGAIN && submitted != -EBUSY)
+    if (submitted < 0 && submitted != -EINTR && submitted != -EAGAIN && submitted != -EBUSY) {
+      fetch->method = FETCH_ADVISE;
       break;
+    }
     reap(&fetch->ring, &pending);
   }
 }

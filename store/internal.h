@@ -169,4 +169,9 @@ int rebuild_run(struct archive *archive, bool *damaged, struct error *error);
 /* Removes the files of a conversation that was renamed to be deleted. */
 int delete_finish(struct archive *archive, const uint8_t *id, struct error *error);
 
+/* --- view.c ------------------------------------------------------------------------------------------------------- */
+
+/* The segment behind a part of the view, NULL for a tail. */
+const struct segment *view_segment(const struct view *view, uint32_t part);
+
 #endif

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "proto/crc32c.h"
 
@@ -21,7 +22,9 @@ struct segment {
   const uint8_t *bytes;
   size_t size;
   struct segment_header header;
+  int fd;          /* kept for reads that do not go through the mapping, or -1 */
   atomic_bool bad; /* a bad page was found */
+  _Atomic(_Atomic uint64_t *) kept; /* where the scan region is counted, once it is kept */
   _Atomic uint32_t ids_state;
   _Atomic uint32_t layer_state[]; /* [layers] */
 };
@@ -66,6 +69,7 @@ static struct segment *segment_allocate(const struct io *io, const char *path, c
     return NULL;
   }
   segment->io = io;
+  segment->fd = -1;
   atomic_init(&segment->refs, 1);
   segment->header = *header;
   segment->size = (size_t)header->pages * SEGMENT_PAGE_BYTES;
@@ -95,13 +99,54 @@ static int map_file(const struct io *io, int fd, const char *path, struct segmen
   return 0;
 }
 
+static size_t scan_bytes(const struct segment *segment) {
+  return (size_t)segment->header.layers * segment->header.kv_heads * SEGMENT_SCAN_PAGES * SEGMENT_PAGE_BYTES;
+}
+
+/* Lookups read key codes and values here and there, so that reading ahead of them only fills memory. */
+static void expect_random_reads(const struct segment *segment) {
+  size_t from = (size_t)segment_page(segment, SEGMENT_RESCORE, 0, 0) * SEGMENT_PAGE_BYTES;
+  madvise((void *)(uintptr_t)(segment->bytes + from), segment->size - from, MADV_RANDOM);
+  if (segment->fd >= 0)
+    posix_fadvise(segment->fd, 0, 0, POSIX_FADV_RANDOM);
+}
+
 int segment_open(const struct io *io, const char *path, struct segment **segment, struct error *error) {
   int fd = io_open(io, path, O_RDONLY, error);
   if (fd < 0)
     return fd;
   int result = map_file(io, fd, path, segment, error);
-  io->close(fd);
+  if (!result && fd < sysconf(_SC_OPEN_MAX) / 2) /* the other half is for connections and logs */
+    (*segment)->fd = fd;
+  else
+    io->close(fd);
+  if (!result)
+    expect_random_reads(*segment);
   return result;
+}
+
+int segment_fd(const struct segment *segment) { return segment->fd; }
+
+uint64_t segment_offset(const struct segment *segment, const void *address) {
+  return (uint64_t)((const uint8_t *)address - segment->bytes);
+}
+
+void segment_keep(struct segment *segment, _Atomic uint64_t *kept, uint64_t budget_bytes) {
+  size_t size = scan_bytes(segment);
+  _Atomic uint64_t *nowhere = NULL;
+  if (atomic_load(&segment->kept) || atomic_load(kept) + size > budget_bytes ||
+      !atomic_compare_exchange_strong(&segment->kept, &nowhere, kept))
+    return;
+  atomic_fetch_add(kept, size);
+  void *region = (void *)(uintptr_t)page_at(segment, segment_page(segment, SEGMENT_SCAN, 0, 0));
+#ifdef MADV_POPULATE_READ
+  if (mlock(region, size) == 0 || madvise(region, size, MADV_POPULATE_READ) == 0)
+    return;
+#else
+  if (mlock(region, size) == 0)
+    return;
+#endif
+  madvise(region, size, MADV_WILLNEED); /* a kernel before 5.14, or an error that the first lookup will name */
 }
 
 struct segment *segment_ref(struct segment *segment) {
@@ -112,8 +157,13 @@ struct segment *segment_ref(struct segment *segment) {
 void segment_unref(struct segment *segment) {
   if (!segment || atomic_fetch_sub_explicit(&segment->refs, 1, memory_order_acq_rel) != 1)
     return;
+  _Atomic uint64_t *kept = atomic_load(&segment->kept);
+  if (kept)
+    atomic_fetch_sub(kept, scan_bytes(segment));
   if (segment->bytes)
     segment->io->munmap((void *)(uintptr_t)segment->bytes, segment->size);
+  if (segment->fd >= 0)
+    segment->io->close(segment->fd);
   free(segment->path);
   free(segment);
 }

@@ -74,6 +74,15 @@ int segment_check_page(const struct segment *segment, uint32_t page, struct erro
 int segment_check_layer(struct segment *segment, uint32_t layer, bool *fresh, struct error *error);
 int segment_check_ids(struct segment *segment, bool *fresh, struct error *error);
 
+/* The file, open for reading, or -1 where descriptors are scarce; and where in it an address of the mapping lies. */
+int segment_fd(const struct segment *segment);
+uint64_t segment_offset(const struct segment *segment, const void *address);
+
+/* Brings the scan region into memory, once, if `kept` (bytes of all segments so kept) stays within the budget: locked
+ * there as far as RLIMIT_MEMLOCK goes, else read and left to the kernel. It may take as long as reading it. Any thread;
+ * `kept` has to outlive the segment. */
+void segment_keep(struct segment *segment, _Atomic uint64_t *kept, uint64_t budget_bytes);
+
 /* --- format, shared with the writer ----------------------------------------------------------------------------- */
 
 uint32_t segment_table_pages(uint32_t layers, uint32_t kv_heads);

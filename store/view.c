@@ -135,3 +135,13 @@ int view_records(struct view *view, uint32_t layer, uint32_t head, uint64_t firs
   }
   return result;
 }
+
+void view_keep(struct view *view, uint64_t budget_bytes) {
+  for (uint32_t i = 0; i < view_parts(view); i++)
+    if (view->snapshot->parts[i].segment)
+      segment_keep(view->snapshot->parts[i].segment, &view->counters->scan_kept_bytes, budget_bytes);
+}
+
+const struct segment *view_segment(const struct view *view, uint32_t part) {
+  return part < view->snapshot->part_count ? view->snapshot->parts[part].segment : NULL;
+}
