@@ -11,6 +11,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "tests/store/fixture.h"
+
 struct fault fault;
 static pthread_mutex_t fault_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -148,7 +150,7 @@ static void lose_power(bool zeros) {
     if (undo->kind == UNDO_CREATE)
       unlink(undo->path);
     else if (undo->kind == UNDO_MKDIR)
-      rmdir(undo->path);
+      test_tree_remove(undo->path); /* without its name, what was synced in it is gone, too */
     else if (undo->kind == UNDO_RMDIR)
       mkdir(undo->path, 0700);
     else if (undo->kind == UNDO_UNLINK && undo->stash[0])

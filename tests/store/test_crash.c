@@ -69,14 +69,16 @@ static int work_on_old(struct archive *archive, struct error *error) {
   int result = test_open(archive, "old", NULL, false, &c, error);
   if (result)
     return result;
-  result = test_append(c, OLD_TOKENS, 20, 11, SALT, &wrote, error);
+  result = test_append(c, OLD_TOKENS, 2, 11, SALT, &wrote, error);
   if (!result)
     result = conversation_sync(c, error);
   if (!result) {
-    progress->durable = OLD_TOKENS + 20;
+    progress->durable = OLD_TOKENS + 2;
     progress->ahead_durable = 11;
-    result = conversation_seal(c, error);
+    result = test_append(c, OLD_TOKENS + 2, 18, 9, SALT, &wrote, error); /* over the border, and not synced */
   }
+  if (!result)
+    result = conversation_seal(c, error);
   if (!result)
     result = test_append(c, OLD_TOKENS + 20, 5, 6, SALT, &wrote, error);
   if (!result)
@@ -107,6 +109,7 @@ static int work_on_young(struct archive *archive, struct error *error) {
       result = conversation_sync(c, error);
     if (!result)
       progress->young = 10;
+    io_fault.unlink("nothing"); /* one more place to end at, after the last acknowledgement */
     conversation_release(c);
   }
   model_release(model);
