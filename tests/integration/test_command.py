@@ -324,7 +324,7 @@ class TestDaemon(WithArchive):
 
     def test_stats(self):
         stats = self.json("stats", "--socket", self.daemon.socket)
-        self.assertEqual(stats["connections"], 1)
+        self.assertGreaterEqual(stats["connections"], 1)  # ours; the one that saw it start may not be gone yet
         self.assertIn("scanned bytes", self.coldkv("stats", "--socket", self.daemon.socket)[0])
 
     def test_delete(self):
