@@ -52,7 +52,8 @@ static void begin(struct engine *engine) {
 /* From index 4 on to the last token there is, once. */
 static void means_of_all_but_the_sinks(void **state) {
   (void)state;
-  static const uint32_t blocks[] = {64, 50, 1}, ends[] = {320, 350, 320}; /* where the first block begins that needs it */
+  /* ends: where the first block begins that needs the means */
+  static const uint32_t blocks[] = {64, 50, 1}, ends[] = {320, 350, 320};
   for (size_t i = 0; i < 3; i++) {
     struct engine engine;
     begin(&engine);
