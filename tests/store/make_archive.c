@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// make_archive DIR: an archive for test_format.py: conversation "x" of 8500 tokens (one segment, one closed log, one open
-// log), and "young" without a model. What the tokens hold follows from their index, as fixture.c says.
+// make_archive DIR: an archive for test_format.py: conversation "x" of 8500 tokens (one segment, one closed log, one
+// open log), and "young" without a model. What the tokens hold follows from their index, as fixture.c says.
 #include "tests/store/fixture.h"
 
 #include <stdlib.h>
