@@ -16,10 +16,13 @@ struct bench_options {
   const char *coldkvd; /* path of the daemon; NULL: the one built with this program */
   const char *model;   /* folder of the tiny model; NULL: likewise */
   int threads;         /* of matrix products */
+  bool faiss;          /* --against faiss */
 };
 
 /* Where figures go: lines for people, or one JSON object. */
 struct bench_output;
+
+bool bench_is_json(const struct bench_output *output);
 
 /* Each gives one figure: its name (units last, as in latency_us), its value and what it is, in words. */
 void bench_integer(struct bench_output *output, const char *name, uint64_t value, const char *what);
@@ -29,6 +32,6 @@ void bench_text(struct bench_output *output, const char *name, const char *value
 /* Runs one command. */
 typedef int bench_command_fn(const struct bench_options *options, struct bench_output *output, struct error *error);
 
-bench_command_fn bench_quality;
+bench_command_fn bench_append, bench_codec, bench_fetch, bench_lookup, bench_quality, bench_recall, bench_scan;
 
 #endif

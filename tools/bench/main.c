@@ -14,6 +14,8 @@ static const struct {
   const char *name, *what;
   bench_command_fn *run;
 } commands[] = {
+    {"scan", "the scan of signatures against reading memory, whole lookups, two threads", bench_scan},
+    {"codec", "records encoded and decoded per second, best kernels over plain C", bench_codec},
     {"quality", "coldkv against full attention on the tiny model: KL, top-1, recall, codec", bench_quality},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
@@ -23,12 +25,14 @@ struct bench_output {
   uint32_t count;
 };
 
+bool bench_is_json(const struct bench_output *output) { return output->json; }
+
 /* Begins the line or member of one figure. */
 static void begin(struct bench_output *output, const char *name) {
   if (output->json)
     printf("%s\"%s\": ", output->count ? ", " : "{", name);
   else
-    printf("%-16s ", name);
+    printf("%-26s ", name);
   output->count++;
 }
 
@@ -72,6 +76,7 @@ static void usage(FILE *stream) {
   fputs("\noptions\n"
         "  --json         print one JSON object\n"
         "  --quick        a short run with less steady figures\n"
+        "  --against faiss  scan: compare with FAISS too (installs it if need be)\n"
         "  --threads N    for matrix products (default 1)\n"
         "  --model DIR    folder of the tiny model\n"
         "  --coldkvd PATH the daemon (default: the one built with this program)\n"
@@ -85,7 +90,7 @@ static int parse(struct bench_options *options, struct bench_output *output, int
       {"json", no_argument, NULL, 'j'},        {"quick", no_argument, NULL, 'q'},
       {"threads", required_argument, NULL, 't'}, {"model", required_argument, NULL, 'm'},
       {"coldkvd", required_argument, NULL, 'D'}, {"help", no_argument, NULL, 'h'},
-      {0}};
+      {"against", required_argument, NULL, 'a'}, {0}};
   *options = (struct bench_options){.threads = THREADS};
   for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
     switch (c) {
@@ -93,6 +98,13 @@ static int parse(struct bench_options *options, struct bench_output *output, int
     case 'q': options->quick = true; break;
     case 'm': options->model = optarg; break;
     case 'D': options->coldkvd = optarg; break;
+    case 'a':
+      if (strcmp(optarg, "faiss") != 0) {
+        fprintf(stderr, "coldkv-bench: --against: '%s' is not faiss\n", optarg);
+        return -1;
+      }
+      options->faiss = true;
+      break;
     case 'h': usage(stdout); return 1;
     case 't': {
       char *rest;

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+#include "tools/bench/read.h"
+
+#include "proto/bytes.h"
+#include "proto/cpu.h"
+
+/* STREAMS places are read side by side, so that several pages are under way; STEP bytes are taken at each, after asking
+ * for what comes AHEAD bytes later (0: the hardware prefetcher is left alone). HINT is that of __builtin_prefetch. */
+#define DEFINE_READ(NAME, TARGET, VECTOR, ZERO, LOAD, STREAMS, AHEAD, HINT)                                            \
+  TARGET static uint64_t NAME(const uint8_t *data, size_t size) {                                                      \
+    enum { STEP = 512, EACH = STEP / (int)sizeof(VECTOR) };                                                            \
+    VECTOR sum[4] = {ZERO, ZERO, ZERO, ZERO};                                                                          \
+    size_t part = size / (STREAMS);                                                                                    \
+    for (size_t at = 0; at < part; at += STEP)                                                                         \
+      for (size_t s = 0; s < (STREAMS); s++) {                                                                         \
+        const uint8_t *p = data + s * part + at;                                                                       \
+        for (size_t i = 0; (AHEAD) && i < STEP; i += 64)                                                               \
+          __builtin_prefetch((const void *)((uintptr_t)p + (AHEAD) + i), 0, HINT);                                     \
+        _Pragma("GCC unroll 16") for (size_t i = 0; i < EACH; i++) sum[i % 4] ^= LOAD(p + i * sizeof(VECTOR));         \
+      }                                                                                                                \
+    sum[0] ^= sum[1] ^ sum[2] ^ sum[3];                                                                                \
+    uint64_t word;                                                                                                     \
+    memcpy(&word, &sum[0], sizeof word);                                                                               \
+    return word;                                                                                                       \
+  }
+
+#define LOAD_WORD(p) (*(const uint64_t *)(const void *)(p))
+DEFINE_READ(read_words, , uint64_t, 0, LOAD_WORD, 1, 0, 3)
+DEFINE_READ(read_words_ahead, , uint64_t, 0, LOAD_WORD, 1, 4096, 3)
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define AVX2 __attribute__((target("avx2")))
+#define AVX512 __attribute__((target("avx512f")))
+#define LOAD_AVX2(p) _mm256_load_si256((const __m256i *)(const void *)(p))
+#define LOAD_AVX512(p) _mm512_load_si512(p)
+#define ZERO_AVX2 _mm256_setzero_si256()
+#define ZERO_AVX512 _mm512_setzero_si512()
+DEFINE_READ(read_avx2, AVX2, __m256i, ZERO_AVX2, LOAD_AVX2, 1, 0, 3)
+DEFINE_READ(read_avx2_ahead, AVX2, __m256i, ZERO_AVX2, LOAD_AVX2, 1, 4096, 3)
+DEFINE_READ(read_avx512, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 1, 0, 3)
+DEFINE_READ(read_avx512_ahead, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 1, 4096, 3)
+DEFINE_READ(read_avx512_far, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 1, 8192, 0)
+DEFINE_READ(read_avx512_streams, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 4, 2048, 3)
+#endif
+
+int read_loops(struct read_loop loops[READ_LOOPS_MAX]) {
+  int count = 0;
+  unsigned flags = cpu_flags();
+  (void)flags;
+#if defined(__x86_64__)
+  if (flags & CPU_AVX512) {
+    loops[count++] = (struct read_loop){"avx512", read_avx512};
+    loops[count++] = (struct read_loop){"avx512, 4 KiB ahead", read_avx512_ahead};
+    loops[count++] = (struct read_loop){"avx512, 8 KiB ahead, non-temporal", read_avx512_far};
+    loops[count++] = (struct read_loop){"avx512, four streams", read_avx512_streams};
+  }
+  if (flags & CPU_AVX2) {
+    loops[count++] = (struct read_loop){"avx2", read_avx2};
+    loops[count++] = (struct read_loop){"avx2, 4 KiB ahead", read_avx2_ahead};
+  }
+#endif
+  if (!count) {
+    loops[count++] = (struct read_loop){"words", read_words};
+    loops[count++] = (struct read_loop){"words, 4 KiB ahead", read_words_ahead};
+  }
+  return count;
+}

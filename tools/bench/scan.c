@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// coldkv-bench scan: what the scan of signatures takes, beside what the memory takes to be read at all. Everything that
+// is compared runs in turns on one core.
+#include "tools/bench/scan.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "tools/bench/columns.h"
+#include "tools/bench/measure.h"
+#include "tools/bench/read.h"
+
+enum {
+  SIGNATURES = 64 << 20,
+  SIGNATURES_QUICK = 16 << 20,
+  ROWS_SIGNATURES = 8 << 20, /* for the eight rows: 151 MB */
+  ROUNDS = 11,
+  ROUNDS_QUICK = 3,
+  PASSING_ONE_IN = 16384,
+  SAMPLE = 1 << 18, /* records that limits are found with */
+};
+
+/* --- data -------------------------------------------------------------------------------------------------------- */
+
+/* Sets the limits of one row to what about one in PASSING_ONE_IN of the first SAMPLE records passes. */
+static void find_limits(struct scan_data *data, uint32_t row) {
+  static double scores[SAMPLE];
+  static struct scan_scores block;
+  static struct scan_distances near;
+  const float all_scores = -INFINITY;
+  const uint32_t all_distances = 255;
+  uint32_t counts[RECORD_SIGNATURE_BITS + 1] = {0}, seen = 0;
+  for (uint32_t at = 0; at < SAMPLE; at += SCAN_BLOCK) {
+    const uint8_t *signature = data->signature + (size_t)at * RECORD_SIGNATURE_BYTES;
+    scan_weighted_c(&data->queries[row], 1, signature, data->k_scale + (size_t)at * RECORD_K_SCALE_BYTES, SCAN_BLOCK,
+                    &all_scores, &block);
+    scan_hamming_c(&data->queries[row], 1, signature, SCAN_BLOCK, &all_distances, &near);
+    for (uint32_t i = 0; i < SCAN_BLOCK; i++) {
+      scores[at + i] = (double)block.scores[i];
+      counts[near.distances[i]]++;
+    }
+  }
+  data->above[row] = (float)quantile(scores, SAMPLE, 1 - 1.0 / PASSING_ONE_IN);
+  uint32_t below = 0;
+  while (seen + counts[below] <= SAMPLE / PASSING_ONE_IN)
+    seen += counts[below++];
+  data->below[row] = below;
+}
+
+static int create(struct scan_data *data, uint32_t count, struct error *error) {
+  uint64_t state = 1;
+  float row[RECORD_SIGNATURE_BITS];
+  *data = (struct scan_data){.count = count};
+  data->signature = pages_alloc((size_t)count * RECORD_SIGNATURE_BYTES);
+  data->k_scale = pages_alloc((size_t)count * RECORD_K_SCALE_BYTES);
+  if (!data->signature || !data->k_scale)
+    return error_set(error, ERR_MEMORY, "no memory for %u signatures", count);
+  noise_bytes(&state, data->signature, (size_t)count * RECORD_SIGNATURE_BYTES);
+  for (uint32_t i = 0; i < count; i++)
+    store_u16(data->k_scale + (size_t)i * RECORD_K_SCALE_BYTES, random_scale(&state));
+  for (uint32_t r = 0; r < SCAN_ROWS_MAX; r++) {
+    random_query(&state, row);
+    if (!query_prepare_c(&data->queries[r], LIMIT_HEAD_DIM_MAX, (const uint8_t *)row))
+      return error_set(error, ERR_INTERNAL, "a random query is not finite");
+    find_limits(data, r);
+  }
+  return 0;
+}
+
+static void destroy(struct scan_data *data) {
+  pages_free(data->signature, (size_t)data->count * RECORD_SIGNATURE_BYTES);
+  pages_free(data->k_scale, (size_t)data->count * RECORD_K_SCALE_BYTES);
+}
+
+/* --- kernels ----------------------------------------------------------------------------------------------------- */
+
+static volatile uint64_t seen; /* so that no result is for nothing */
+
+/* Words of 64 records with one that passed. */
+static uint64_t words_passed(const uint64_t passed[SCAN_BLOCK / 64]) {
+  uint64_t count = 0;
+  for (int w = 0; w < SCAN_BLOCK / 64; w++)
+    count += (uint64_t)(passed[w] != 0);
+  return count;
+}
+
+void scan_weighted(const struct scan_data *data, const uint8_t *signature, const uint8_t *k_scale,
+                   uint32_t count, uint32_t rows) {
+  static struct scan_scores results[SCAN_ROWS_MAX];
+  const struct lookup_kernels *kernels = lookup_kernels();
+  uint64_t passed = 0;
+  for (uint32_t at = 0; at < count; at += SCAN_BLOCK) {
+    kernels->weighted(data->queries, rows, signature + (size_t)at * RECORD_SIGNATURE_BYTES,
+                      k_scale + (size_t)at * RECORD_K_SCALE_BYTES, SCAN_BLOCK, data->above, results);
+    for (uint32_t r = 0; r < rows; r++)
+      passed += words_passed(results[r].passed);
+  }
+  seen += passed;
+}
+
+void scan_hamming(const struct scan_data *data, const uint8_t *signature, uint32_t count, uint32_t rows) {
+  static struct scan_distances results[SCAN_ROWS_MAX];
+  const struct lookup_kernels *kernels = lookup_kernels();
+  uint64_t passed = 0;
+  for (uint32_t at = 0; at < count; at += SCAN_BLOCK) {
+    kernels->hamming(data->queries, rows, signature + (size_t)at * RECORD_SIGNATURE_BYTES, SCAN_BLOCK, data->below,
+                     results);
+    for (uint32_t r = 0; r < rows; r++)
+      passed += words_passed(results[r].passed);
+  }
+  seen += passed;
+}
+
+/* --- in turns ---------------------------------------------------------------------------------------------------- */
+
+struct rounds {
+  uint32_t count;
+  double read[READ_LOOPS_MAX][ROUNDS], hamming[ROUNDS], weighted[ROUNDS];
+  double hamming_rows[2][ROUNDS], weighted_rows[2][ROUNDS]; /* of 1 and 8 rows, over ROWS_SIGNATURES */
+};
+
+static double time_weighted(const struct scan_data *data, uint32_t count, uint32_t rows) {
+  double start = core_s();
+  scan_weighted(data, data->signature, data->k_scale, count, rows);
+  return core_s() - start;
+}
+
+static double time_hamming(const struct scan_data *data, uint32_t count, uint32_t rows) {
+  double start = core_s();
+  scan_hamming(data, data->signature, count, rows);
+  return core_s() - start;
+}
+
+static void run_rounds(const struct scan_data *data, const struct read_loop *loops, int loop_count,
+                       struct rounds *rounds) {
+  for (uint32_t i = 0; i < rounds->count; i++) {
+    rounds->weighted[i] = time_weighted(data, data->count, 1);
+    for (int l = 0; l < loop_count; l++) {
+      double start = core_s();
+      seen += loops[l].run(data->signature, (size_t)data->count * RECORD_SIGNATURE_BYTES);
+      rounds->read[l][i] = core_s() - start;
+      if (l == loop_count / 2) /* with loops that read on both sides */
+        rounds->hamming[i] = time_hamming(data, data->count, 1);
+    }
+    for (int eight = 0; eight < 2; eight++) {
+      uint32_t rows = eight ? SCAN_ROWS_MAX : 1;
+      rounds->weighted_rows[eight][i] = time_weighted(data, ROWS_SIGNATURES, rows);
+      rounds->hamming_rows[eight][i] = time_hamming(data, ROWS_SIGNATURES, rows);
+    }
+  }
+}
+
+static void print(const struct scan_data *data, const struct read_loop *loops, int loop_count, struct rounds *rounds,
+                  struct bench_output *output) {
+  double signature_bytes = (double)data->count * RECORD_SIGNATURE_BYTES, scratch[ROUNDS];
+  double scan_bytes = signature_bytes + (double)data->count * RECORD_K_SCALE_BYTES;
+  double hamming_ratio[READ_LOOPS_MAX], weighted_ratio[READ_LOOPS_MAX], rates[READ_LOOPS_MAX];
+  int best = 0;
+  for (int l = 0; l < loop_count; l++) {
+    hamming_ratio[l] = ratio_median(rounds->read[l], rounds->hamming, rounds->count);
+    weighted_ratio[l] = ratio_median(rounds->read[l], rounds->weighted, rounds->count) * scan_bytes / signature_bytes;
+    memcpy(scratch, rounds->read[l], sizeof scratch);
+    rates[l] = signature_bytes / median(scratch, rounds->count);
+    if (rates[l] > rates[best])
+      best = l;
+  }
+  bench_text(output, "kernel", lookup_kernels()->name, "kernels in use");
+  bench_integer(output, "signatures", data->count, "N");
+  bench_integer(output, "hamming_bytes", (uint64_t)signature_bytes, "read by one Hamming scan");
+  bench_integer(output, "weighted_bytes", (uint64_t)scan_bytes, "read by one weighted scan");
+  bench_integer(output, "rounds", rounds->count, "in which all loops took turns; medians count");
+  for (int l = 0; l < loop_count && !bench_is_json(output); l++)
+    bench_figure(output, "  read", rates[l] / 1e9, loops[l].name);
+  bench_text(output, "read_loop", loops[best].name, "the fastest loop that only reads");
+  bench_figure(output, "read_gb_s", rates[best] / 1e9, "GB/s, of that loop over the signatures");
+  bench_figure(output, "hamming_gb_s", signature_bytes / median(rounds->hamming, rounds->count) / 1e9, "GB/s");
+  bench_figure(output, "weighted_gb_s", scan_bytes / median(rounds->weighted, rounds->count) / 1e9,
+               "GB/s, 18 bytes a record");
+  bench_figure(output, "hamming_over_read", hamming_ratio[best], "wanted: at least 0.85");
+  bench_figure(output, "weighted_over_read", weighted_ratio[best], "wanted: at least 0.7");
+  bench_figure(output, "rows8_over_1",
+               SCAN_ROWS_MAX * ratio_median(rounds->weighted_rows[0], rounds->weighted_rows[1], rounds->count),
+               "weighted scans per second, 8 rows together over one by one; wanted: at least 1.5");
+  bench_figure(output, "rows8_over_1_hamming",
+               SCAN_ROWS_MAX * ratio_median(rounds->hamming_rows[0], rounds->hamming_rows[1], rounds->count),
+               "the same of Hamming scans");
+}
+
+int bench_scan(const struct bench_options *options, struct bench_output *output, struct error *error) {
+  static struct rounds rounds;
+  struct scan_data data;
+  struct read_loop loops[READ_LOOPS_MAX];
+  int other, loop_count = read_loops(loops);
+  pin_here(&other);
+  rounds.count = options->quick ? ROUNDS_QUICK : ROUNDS;
+  bench_machine(output, "scan", "signatures in memory on one core");
+  int result = create(&data, options->quick ? SIGNATURES_QUICK : SIGNATURES, error);
+  if (!result) {
+    run_rounds(&data, loops, loop_count, &rounds);
+    print(&data, loops, loop_count, &rounds, output);
+    result = scan_lookups(&data, options, other, output, error);
+  }
+  if (!result && options->faiss)
+    result = scan_against_faiss(&data, options, output, error);
+  destroy(&data);
+  return result;
+}
