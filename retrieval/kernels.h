@@ -8,6 +8,7 @@
 
 #include "retrieval/query.h"
 #include "retrieval/rescore.h"
+#include "retrieval/select.h"
 
 enum {
   SCAN_BLOCK = 1024, /* most records per call: their signatures, scales and scores stay in the nearest caches */
@@ -37,6 +38,11 @@ typedef void scan_weighted_fn(const struct query *queries, uint32_t rows, const 
 typedef void scan_hamming_fn(const struct query *queries, uint32_t rows, const uint8_t *signature, uint32_t count,
                              const uint32_t *thresholds, struct scan_distances *results);
 
+/* The weighted scan and what follows it in one: puts every record with a valid scale and a rank below the threshold of
+ * selects[row] into it, where there is room for `count` more. `ordinal` is that of the first record. */
+typedef void scan_take_fn(const struct query *queries, uint32_t rows, const uint8_t *signature, const uint8_t *k_scale,
+                          uint32_t count, uint32_t ordinal, struct select *selects);
+
 /* Asks for `bytes` bytes from `ahead` bytes after p: nothing is read, so it may be past the end of the column. */
 static inline void scan_prefetch(const uint8_t *p, uint32_t ahead, uint32_t bytes) {
   for (uint32_t i = 0; i < bytes; i += 64)
@@ -48,11 +54,14 @@ struct lookup_kernels {
   query_prepare_fn *prepare;
   scan_weighted_fn *weighted;
   scan_hamming_fn *hamming;
+  scan_take_fn *take; /* NULL where nothing is won by it: scan_put then does the second half */
   rescore_fn *rescore;
 };
 
 scan_weighted_fn scan_weighted_c;
 scan_hamming_fn scan_hamming_c;
+/* Puts the records of a block that passed, `ordinal` being the first one's, into a row's select, which has room. */
+void scan_put(struct select *select, const struct scan_scores *result, uint32_t count, uint32_t ordinal);
 
 /* Fills the table with the best that a processor with these cpu_flags() runs. */
 void lookup_kernels_init(struct lookup_kernels *kernels, unsigned flags);

@@ -8,18 +8,7 @@ struct block {
   uint32_t count, ordinal;
 };
 
-/* Puts the scores that passed into a row's select, which has room for all. */
-static void put_scores(struct select *select, const struct scan_scores *result, const struct block *block) {
-  uint64_t *keys = select->keys + select->count;
-  for (uint32_t w = 0; 64 * w < block->count; w++)
-    for (uint64_t bits = result->passed[w]; bits; bits &= bits - 1) {
-      uint32_t i = 64 * w + (uint32_t)__builtin_ctzll(bits);
-      *keys++ = select_key(select_rank(result->scores[i]), block->ordinal + i);
-    }
-  select->count = (uint32_t)(keys - select->keys);
-}
-
-/* The same by distance. The scale has no part in that, so it is looked at only where the distance is good enough. */
+/* Puts the distances that passed into a row's select. The scale has no part in them, so it is looked at only here. */
 static void put_distances(struct select *select, const struct scan_distances *result, const struct block *block) {
   uint64_t *keys = select->keys + select->count;
   for (uint32_t w = 0; 64 * w < block->count; w++)
@@ -32,24 +21,37 @@ static void put_distances(struct select *select, const struct scan_distances *re
 }
 
 /* Scores a block for all rows and keeps what may be among the best. */
-static void scan_block(struct lane *lane, const struct scan *scan, uint64_t *spare, const struct block *block) {
+static void take_scores(struct lane *lane, const struct scan *scan, const struct block *block) {
+  const struct lookup_kernels *kernels = scan->kernels;
   float above[LANE_ROWS];
+  if (kernels->take) {
+    kernels->take(scan->queries, scan->rows, block->signature, block->k_scale, block->count, block->ordinal,
+                  lane->selects);
+    return;
+  }
+  for (uint32_t r = 0; r < scan->rows; r++)
+    above[r] = select_limit(lane->selects[r].threshold);
+  kernels->weighted(scan->queries, scan->rows, block->signature, block->k_scale, block->count, above, lane->scores);
+  for (uint32_t r = 0; r < scan->rows; r++)
+    scan_put(&lane->selects[r], &lane->scores[r], block->count, block->ordinal);
+}
+
+static void take_distances(struct lane *lane, const struct scan *scan, const struct block *block) {
   uint32_t below[LANE_ROWS];
-  for (uint32_t r = 0; r < scan->rows; r++) {
-    select_make_room(&lane->selects[r], SCAN_BLOCK, spare);
+  for (uint32_t r = 0; r < scan->rows; r++)
     below[r] = lane->selects[r].threshold;
-    above[r] = select_score(below[r]);
-  }
-  if (scan->mode == LOOKUP_HAMMING) {
-    scan->kernels->hamming(scan->queries, scan->rows, block->signature, block->count, below, lane->distances);
-    for (uint32_t r = 0; r < scan->rows; r++)
-      put_distances(&lane->selects[r], &lane->distances[r], block);
-  } else {
-    scan->kernels->weighted(scan->queries, scan->rows, block->signature, block->k_scale, block->count, above,
-                            lane->scores);
-    for (uint32_t r = 0; r < scan->rows; r++)
-      put_scores(&lane->selects[r], &lane->scores[r], block);
-  }
+  scan->kernels->hamming(scan->queries, scan->rows, block->signature, block->count, below, lane->distances);
+  for (uint32_t r = 0; r < scan->rows; r++)
+    put_distances(&lane->selects[r], &lane->distances[r], block);
+}
+
+static void scan_block(struct lane *lane, const struct scan *scan, uint64_t *spare, const struct block *block) {
+  for (uint32_t r = 0; r < scan->rows; r++)
+    select_make_room(&lane->selects[r], SCAN_BLOCK, spare);
+  if (scan->mode == LOOKUP_HAMMING)
+    take_distances(lane, scan, block);
+  else
+    take_scores(lane, scan, block);
 }
 
 size_t lane_keys(const struct scan *scan) {

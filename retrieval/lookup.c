@@ -39,6 +39,16 @@ static int reserve(struct memory *memory, size_t size, struct error *error) {
   return memory->data ? 0 : error_set(error, ERR_MEMORY, "out of memory for a lookup (%zu bytes)", rounded);
 }
 
+/* The same, all zero when new; its users leave it all zero. */
+static int reserve_zero(struct memory *memory, size_t size, struct error *error) {
+  if (memory->size >= size)
+    return 0;
+  int result = reserve(memory, size, error);
+  if (!result)
+    memset(memory->data, 0, memory->size);
+  return result;
+}
+
 int lookup_scratch_create(struct lookup_scratch **scratch, struct error *error) {
   *scratch = calloc(1, sizeof **scratch);
   if (!*scratch)
@@ -138,18 +148,27 @@ static void fetch_codes(const struct lookup_scratch *scratch, const struct looku
   cold->run(cold->context);
 }
 
-/* The same for the values of the first `count` keys. */
+/* The same for the values of the first `count` keys; what is in memory comes to the cache meanwhile. */
 static void fetch_values(const struct lookup_scratch *scratch, const struct lookup_fetch *cold, const uint64_t *keys,
                          uint32_t count) {
   for (uint32_t i = 0; i < count; i++) {
     struct place place = range_find(&scratch->range, select_key_ordinal(keys[i]));
     const struct record_columns *columns = place.columns;
-    size_t at = place.entry;
-    cold->want(cold->context, columns, columns->v_code + at * RECORD_V_CODE_BYTES, RECORD_V_CODE_BYTES);
-    cold->want(cold->context, columns, columns->v_scale + at * RECORD_V_SCALE_BYTES, RECORD_V_SCALE_BYTES);
-    cold->want(cold->context, columns, columns->crc + at * RECORD_CRC_BYTES, RECORD_CRC_BYTES);
+    const uint8_t *v_code = columns->v_code + (size_t)place.entry * RECORD_V_CODE_BYTES;
+    const uint8_t *v_scale = columns->v_scale + (size_t)place.entry * RECORD_V_SCALE_BYTES;
+    const uint8_t *crc = columns->crc + (size_t)place.entry * RECORD_CRC_BYTES;
+    if (cold) {
+      cold->want(cold->context, columns, v_code, RECORD_V_CODE_BYTES);
+      cold->want(cold->context, columns, v_scale, RECORD_V_SCALE_BYTES);
+      cold->want(cold->context, columns, crc, RECORD_CRC_BYTES);
+    }
+    __builtin_prefetch(v_code);
+    __builtin_prefetch(v_code + RECORD_V_CODE_BYTES - 1);
+    __builtin_prefetch(v_scale);
+    __builtin_prefetch(crc);
   }
-  cold->run(cold->context);
+  if (cold)
+    cold->run(cold->context);
 }
 
 /* Replaces the rank of every candidate by that of its final score. Candidates lie anywhere in memory, so what they need
@@ -178,8 +197,7 @@ static void take_winners(struct lookup_scratch *scratch, const struct lookup_fet
   uint64_t *keys = select->keys;
   uint32_t sorted = select->count < k ? select->count : k, taken = 0;
   select_partition(keys, select->count, sorted, scratch->spare.data);
-  if (cold)
-    fetch_values(scratch, cold, keys, sorted);
+  fetch_values(scratch, cold, keys, sorted);
   select_sort(keys, sorted);
   for (uint32_t i = 0; i < select->count && taken < k; i++) {
     if (i == sorted) { /* only when a winner was bad: the rest is worth sorting now */
@@ -257,7 +275,7 @@ static int prepare(struct lookup_scratch *scratch, const struct lookup_request *
   };
   result = reserve(&scratch->queries, request->rows * sizeof(struct query), error);
   if (!result)
-    result = reserve(&scratch->winners, winners_bytes(tokens), error);
+    result = reserve_zero(&scratch->winners, winners_bytes(tokens), error);
   if (!result)
     result = reserve_scan(scratch, scan, error);
   if (result)
@@ -296,5 +314,6 @@ int lookup_run(struct lookup_scratch *scratch, const struct lookup_request *requ
   for (size_t i = 0; i < (size_t)request->rows * k; i++)
     if (answer->index[i] != LOOKUP_NONE)
       answer->index[i] = winners_index(&winners, answer->index[i]);
+  winners_clear(&winners);
   return 0;
 }

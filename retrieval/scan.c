@@ -43,3 +43,13 @@ void scan_hamming_c(const struct query *queries, uint32_t rows, const uint8_t *s
     }
   }
 }
+
+void scan_put(struct select *select, const struct scan_scores *result, uint32_t count, uint32_t ordinal) {
+  uint64_t *keys = select->keys + select->count;
+  for (uint32_t w = 0; 64 * w < count; w++)
+    for (uint64_t bits = result->passed[w]; bits; bits &= bits - 1) {
+      uint32_t i = 64 * w + (uint32_t)__builtin_ctzll(bits);
+      *keys++ = select_key(select_rank(result->scores[i]), ordinal + i);
+    }
+  select->count = (uint32_t)(keys - select->keys);
+}

@@ -51,6 +51,24 @@ TARGET_AVX512 static inline void load_group(const uint8_t *signature, const uint
   }
 }
 
+/* Loads records at .. at + 63 of a block of `count`; those past its end have no valid scale. */
+TARGET_AVX512 static inline void load_group_at(const uint8_t *signature, const uint8_t *k_scale, uint32_t at,
+                                               uint32_t count, struct group *group) {
+  signature += (size_t)at * RECORD_SIGNATURE_BYTES;
+  k_scale += (size_t)at * RECORD_K_SCALE_BYTES;
+  scan_prefetch(signature, SCAN_AHEAD, GROUP * RECORD_SIGNATURE_BYTES);
+  scan_prefetch(k_scale, SCAN_AHEAD / 4, GROUP * RECORD_K_SCALE_BYTES);
+  if (count - at >= GROUP) {
+    load_group(signature, k_scale, group);
+    return;
+  }
+  uint8_t signatures[GROUP * RECORD_SIGNATURE_BYTES] = {0}, scales[GROUP * RECORD_K_SCALE_BYTES] = {0};
+  memcpy(signatures, signature, (count - at) * RECORD_SIGNATURE_BYTES);
+  memcpy(scales, k_scale, (count - at) * RECORD_K_SCALE_BYTES);
+  load_group(signatures, scales, group);
+  group->valid &= (UINT64_C(1) << (count - at)) - 1;
+}
+
 /* Sums of what opposes the query, 16 bits each, records 0-31 and 32-63. */
 TARGET_AVX512 static inline void opposed_sums(const struct query *query, const struct group *group, __m512i *first,
                                               __m512i *second) {
@@ -100,26 +118,66 @@ TARGET_AVX512 static void scan_weighted_avx512(const struct query *queries, uint
                                                const uint8_t *k_scale, uint32_t count, const float *thresholds,
                                                struct scan_scores *results) {
   struct group group;
-  uint32_t at = 0;
-  for (; at + GROUP <= count; at += GROUP) {
-    const uint8_t *signatures = signature + (size_t)at * RECORD_SIGNATURE_BYTES;
-    const uint8_t *scales = k_scale + (size_t)at * RECORD_K_SCALE_BYTES;
-    scan_prefetch(signatures, SCAN_AHEAD, GROUP * RECORD_SIGNATURE_BYTES);
-    scan_prefetch(scales, SCAN_AHEAD / 4, GROUP * RECORD_K_SCALE_BYTES);
-    load_group(signatures, scales, &group);
+  for (uint32_t at = 0; at < count; at += GROUP) {
+    load_group_at(signature, k_scale, at, count, &group); /* `scores` has room for a whole group */
     for (uint32_t r = 0; r < rows; r++)
       results[r].passed[at / 64] = score_group(&queries[r], &group, thresholds[r], results[r].scores + at);
   }
-  if (at == count)
+}
+
+/* Writes the keys of the scores in `mask` to keys[0 ..], and over up to SELECT_SLACK more; returns where they end.
+ * There is no branch in it: few records pass, in places that nothing predicts. */
+TARGET_AVX512 static inline uint64_t *put_keys(uint64_t *keys, __m512 scores, __mmask16 mask, uint32_t ordinal) {
+  const __m512i low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i high = _mm512_set_epi32(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8);
+  const __m512i steps = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  /* select_rank: minus zero becomes zero, then all bits but the sign are inverted where that is not set */
+  __m512i bits = _mm512_castps_si512(_mm512_add_ps(scores, _mm512_setzero_ps()));
+  __m512i ranks = _mm512_xor_si512(
+      bits, _mm512_andnot_si512(_mm512_srai_epi32(bits, 31), _mm512_set1_epi32(INT32_MAX)));
+  __m512i ordinals = _mm512_add_epi32(steps, _mm512_set1_epi32((int32_t)ordinal));
+  ranks = _mm512_maskz_compress_epi32(mask, ranks);
+  ordinals = _mm512_maskz_compress_epi32(mask, ordinals);
+  _mm512_storeu_si512(keys, _mm512_permutex2var_epi32(ordinals, low, ranks));
+  _mm512_storeu_si512(keys + 8, _mm512_permutex2var_epi32(ordinals, high, ranks));
+  return keys + _mm_popcnt_u32(mask);
+}
+
+/* The row's part of scan_take_avx512 for one group. */
+TARGET_AVX512 static inline void take_group(const struct query *query, const struct group *group, float threshold,
+                                            uint32_t ordinal, struct select *select) {
+  __m512i first, second, total = _mm512_set1_epi16((int16_t)query->magnitude_sum);
+  __m512 limit = _mm512_set1_ps(threshold), scores[4];
+  opposed_sums(query, group, &first, &second);
+  first = _mm512_sub_epi16(total, _mm512_add_epi16(first, first));
+  second = _mm512_sub_epi16(total, _mm512_add_epi16(second, second));
+  scores[0] = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_castsi512_si256(first)));
+  scores[1] = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(first, 1)));
+  scores[2] = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_castsi512_si256(second)));
+  scores[3] = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(second, 1)));
+  uint64_t *keys = select->keys + select->count;
+  uint64_t passed = 0;
+  for (uint32_t i = 0; i < 4; i++) {
+    scores[i] = _mm512_mul_ps(scores[i], group->scales[i]);
+    passed |= (uint64_t)_mm512_cmp_ps_mask(scores[i], limit, _CMP_GT_OQ) << 16 * i;
+  }
+  passed &= group->valid;
+  if (!passed)
     return;
-  uint32_t rest = count - at; /* `scores` has room for a whole group, the columns have not */
-  uint8_t signatures[GROUP * RECORD_SIGNATURE_BYTES] = {0}, scales[GROUP * RECORD_K_SCALE_BYTES] = {0};
-  memcpy(signatures, signature + (size_t)at * RECORD_SIGNATURE_BYTES, rest * RECORD_SIGNATURE_BYTES);
-  memcpy(scales, k_scale + (size_t)at * RECORD_K_SCALE_BYTES, rest * RECORD_K_SCALE_BYTES);
-  load_group(signatures, scales, &group);
-  group.valid &= (UINT64_C(1) << rest) - 1;
-  for (uint32_t r = 0; r < rows; r++)
-    results[r].passed[at / 64] = score_group(&queries[r], &group, thresholds[r], results[r].scores + at);
+  for (uint32_t i = 0; i < 4; i++)
+    keys = put_keys(keys, scores[i], (__mmask16)(passed >> 16 * i), ordinal + 16 * i);
+  select->count = (uint32_t)(keys - select->keys);
+}
+
+TARGET_AVX512 static void scan_take_avx512(const struct query *queries, uint32_t rows, const uint8_t *signature,
+                                           const uint8_t *k_scale, uint32_t count, uint32_t ordinal,
+                                           struct select *selects) {
+  struct group group;
+  for (uint32_t at = 0; at < count; at += GROUP) {
+    load_group_at(signature, k_scale, at, count, &group);
+    for (uint32_t r = 0; r < rows; r++)
+      take_group(&queries[r], &group, select_limit(selects[r].threshold), ordinal + at, &selects[r]);
+  }
 }
 
 /* --- Hamming distances ------------------------------------------------------------------------------------------- */
@@ -189,6 +247,7 @@ void scan_init_avx512(struct lookup_kernels *kernels, unsigned flags) {
   kernels->name = "avx512";
   kernels->weighted = scan_weighted_avx512;
   kernels->hamming = scan_hamming_avx512;
+  kernels->take = scan_take_avx512;
   if (flags & CPU_AVX512_VPOPCNT) {
     kernels->name = "avx512_vpopcnt";
     kernels->hamming = scan_hamming_vpopcnt;

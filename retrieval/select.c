@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-enum { BUCKETS = 1024, SORT_BELOW = 64 };
+enum { BUCKETS = 1024, SORT_BELOW = 64, PARTS = 256, COUNTERS = 4 };
 
 static int compare_keys(const void *a, const void *b) {
   uint64_t x, y;
@@ -74,7 +74,7 @@ void select_partition(uint64_t *keys, uint32_t count, uint32_t wanted, uint64_t 
   memcpy(keys + front, spare, back * sizeof *keys);
 }
 
-uint32_t select_capacity(uint32_t limit, uint32_t step) { return 2 * limit + step; }
+uint32_t select_capacity(uint32_t limit, uint32_t step) { return 2 * limit + step + SELECT_SLACK; }
 
 void select_init(struct select *select, uint64_t *keys, uint32_t limit, uint32_t step) {
   assert(limit >= 1);
@@ -110,18 +110,24 @@ static void trim(struct select *select, uint64_t *spare) {
 /* Drops about as much in fewer passes: counts keys by equal parts of the ranks that they can have, and drops whole
  * parts. Returns false when keys crowd in one part, so that too little would go. */
 static bool trim_roughly(struct select *select) {
-  uint32_t low = select->low, high = select->threshold, sizes[BUCKETS] = {0};
-  uint32_t shift = bucket_shift(low, high);
+  /* neighbours often fall in the same part, and a counter waits for its last increment: so count in turns */
+  uint32_t low = select->low, high = select->threshold, sizes[COUNTERS][PARTS] = {{0}};
+  uint32_t shift = 0, part = 0, kept = 0;
+  while ((high - low) >> shift >= PARTS)
+    shift++;
   for (uint32_t i = 0; i < select->count; i++) {
     uint32_t rank = select_key_rank(select->keys[i]); /* at most `high`, and below `low` only if it came later */
-    sizes[rank > low ? (rank - low) >> shift : 0]++;
+    sizes[i % COUNTERS][rank > low ? (rank - low) >> shift : 0]++;
   }
-  uint32_t bucket = 0, kept = sizes[0];
-  while (kept < select->limit)
-    kept += sizes[++bucket];
+  for (;; part++) {
+    for (uint32_t c = 0; c < COUNTERS; c++)
+      kept += sizes[c][part];
+    if (kept >= select->limit)
+      break;
+  }
   if (kept > select->limit + select->limit / 2)
     return false;
-  uint32_t end = low + ((bucket + 1) << shift), n = 0;
+  uint32_t end = low + ((part + 1) << shift), n = 0;
   for (uint32_t i = 0; i < select->count; i++) {
     select->keys[n] = select->keys[i];
     n += select_key_rank(select->keys[i]) < end;
@@ -132,7 +138,7 @@ static bool trim_roughly(struct select *select) {
 }
 
 void select_make_room(struct select *select, uint32_t step, uint64_t *spare) {
-  if (select->capacity - select->count >= step || select->count <= select->limit)
+  if (select->capacity - select->count >= step + SELECT_SLACK || select->count <= select->limit)
     return;
   if (select->threshold == SELECT_RANK_NEVER)
     find_bounds(select);

@@ -9,6 +9,9 @@
 #include <stdint.h>
 #include <string.h>
 
+/* Keys past the last that what puts keys in may write to. */
+enum { SELECT_SLACK = 16 };
+
 /* Rank of minus infinity: what scores so is never a candidate. */
 #define SELECT_RANK_NEVER 0xff800000u
 
@@ -27,6 +30,12 @@ static inline float select_score(uint32_t rank) {
   float score;
   memcpy(&score, &bits, sizeof score);
   return score;
+}
+
+/* Ranks below `threshold` are those of scores above this. (No score has the rank that minus zero would have, so that
+ * threshold stands for the next one: zero is to pass it.) */
+static inline float select_limit(uint32_t threshold) {
+  return select_score(threshold == 0x80000000u ? 0x80000001u : threshold);
 }
 
 static inline uint64_t select_key(uint32_t rank, uint32_t ordinal) { return (uint64_t)rank << 32 | ordinal; }

@@ -8,20 +8,26 @@
 #include "retrieval/lookup.h"
 #include "retrieval/range.h"
 
-/* One bit per ordinal; words of 64. */
+/* What is known of 64 neighbouring ordinals, one bit each. */
+struct winners_word {
+  uint64_t good, bad; /* records that were checked */
+  uint32_t before;    /* good ones in the words before; set by winners_collect */
+};
+
 struct winners {
   const struct range *range;
   uint32_t layer, head;
-  uint64_t *good, *bad; /* records that were checked */
-  uint32_t *before;     /* by word: good ones in the words before it; set by winners_collect */
+  struct winners_word *words;
+  uint64_t *touched; /* one bit per word that is not all zero: winners are few among many */
   uint64_t bad_count;
 };
 
 /* Bytes of memory for a range of so many tokens. */
 size_t winners_bytes(uint32_t tokens);
 
-/* `memory` is the caller's, winners_bytes long and aligned for uint64_t. */
+/* `memory` is the caller's, winners_bytes long, aligned for uint64_t and all zero; winners_clear leaves it so again. */
 void winners_init(struct winners *winners, void *memory, const struct range *range, uint32_t layer, uint32_t head);
+void winners_clear(struct winners *winners);
 
 /* Checks a record, unless it was checked before, and takes it into the union if it is good. Returns whether it is. */
 bool winners_take(struct winners *winners, uint32_t ordinal);

@@ -155,6 +155,44 @@ static void check_weighted(struct random *random, const char *level, uint32_t co
   free(got);
 }
 
+/* Selects that were filled some way, alike in both. */
+static void check_take(struct random *random, const char *level, uint32_t count, int kind) {
+  static const float limits[] = {INFINITY, 0, 3, -5, 1e3f};
+  if (!other.take)
+    return;
+  struct query queries[ROWS];
+  struct scan_scores *results = allocate(ROWS * sizeof *results);
+  uint32_t rows = 1 + (uint32_t)random_below(random, ROWS), capacity = select_capacity(1, SCAN_BLOCK);
+  uint64_t *keys = allocate(2 * ROWS * capacity * sizeof *keys);
+  struct select wanted[ROWS], got[ROWS];
+  float thresholds[ROWS];
+  make_queries(random, queries, rows);
+  struct columns columns = columns_make(random, count, kind, queries);
+  for (uint32_t r = 0; r < rows; r++) {
+    select_init(&wanted[r], keys + 2 * r * capacity, 1, SCAN_BLOCK);
+    select_init(&got[r], keys + (2 * r + 1) * capacity, 1, SCAN_BLOCK);
+    if (random_below(random, 3))
+      wanted[r].threshold = select_rank(limits[random_below(random, 5)]) + (uint32_t)random_below(random, 2);
+    wanted[r].count = got[r].count = (uint32_t)random_below(random, 3);
+    got[r].threshold = wanted[r].threshold;
+    thresholds[r] = select_limit(wanted[r].threshold);
+  }
+  uint32_t ordinal = (uint32_t)random_u64(random) & 0x7fffffff;
+  c.weighted(queries, rows, columns.signature, columns.k_scale, count, thresholds, results);
+  other.take(queries, rows, columns.signature, columns.k_scale, count, ordinal, got);
+  for (uint32_t r = 0; r < rows; r++) {
+    uint32_t first = got[r].count < wanted[r].count ? 0 : wanted[r].count;
+    scan_put(&wanted[r], &results[r], count, ordinal);
+    bool right = wanted[r].count == got[r].count;
+    for (uint32_t i = first; right && i < wanted[r].count; i++)
+      right = wanted[r].keys[i] == got[r].keys[i] && select_key_rank(got[r].keys[i]) < got[r].threshold;
+    check_report("take", level, right);
+  }
+  columns_free(columns);
+  free(results);
+  free(keys);
+}
+
 static void check_hamming(struct random *random, const char *level, uint32_t count, int kind) {
   static const uint32_t limits[] = {0, 1, 40, 64, 100, 128, 129, 255, 256, 0xff800000u};
   struct query queries[ROWS];
@@ -196,6 +234,18 @@ static void bench_weighted(void *context) {
   for (uint32_t at = 0; at < bench->count; at += SCAN_BLOCK)
     other.weighted(bench->queries, bench->rows, bench->columns.signature + (size_t)at * 16,
                    bench->columns.k_scale + (size_t)at * 2, SCAN_BLOCK, thresholds, results);
+}
+
+/* With a threshold that nothing passes. */
+static void bench_take(void *context) {
+  static uint64_t keys[ROWS][2 * SCAN_BLOCK];
+  struct bench *bench = context;
+  struct select selects[ROWS];
+  for (int r = 0; r < ROWS; r++)
+    selects[r] = (struct select){.keys = keys[r], .threshold = select_rank(INFINITY)};
+  for (uint32_t at = 0; at < bench->count; at += SCAN_BLOCK)
+    other.take(bench->queries, bench->rows, bench->columns.signature + (size_t)at * 16,
+               bench->columns.k_scale + (size_t)at * 2, SCAN_BLOCK, at, selects);
 }
 
 static void bench_hamming(void *context) {
@@ -243,6 +293,9 @@ static void bench_all(const struct check_level *level) {
       double units = (double)count * bench.rows;
       snprintf(name, sizeof name, "weighted, %s, rows %u", where, bench.rows);
       check_time(name, level->name, bench_weighted, &bench, units, 18);
+      snprintf(name, sizeof name, "take, %s, rows %u", where, bench.rows);
+      if (other.take)
+        check_time(name, level->name, bench_take, &bench, units, 18);
       snprintf(name, sizeof name, "hamming, %s, rows %u", where, bench.rows);
       check_time(name, level->name, bench_hamming, &bench, units, 16);
     }
@@ -259,11 +312,14 @@ void check_scan(const struct check_level *level) {
   for (uint32_t count = 0; count <= SCAN_BLOCK; count += count < 200 ? 1 : 103) {
     for (int kind = 0; kind < 3; kind++) {
       check_weighted(&random, level->name, count, kind);
+      check_take(&random, level->name, count, kind);
       check_hamming(&random, level->name, count, kind);
     }
   }
-  for (int kind = 0; kind < 3; kind++)
+  for (int kind = 0; kind < 3; kind++) {
     check_weighted(&random, level->name, SCAN_BLOCK, kind);
+    check_take(&random, level->name, SCAN_BLOCK, kind);
+  }
   if (check_bench())
     bench_all(level);
 }

@@ -32,6 +32,17 @@ static void test_ranks_order_scores(void **state) {
   assert_int_equal(select_rank(-INFINITY), SELECT_RANK_NEVER);
 }
 
+static void test_limits_part_scores_as_thresholds_part_ranks(void **state) {
+  (void)state;
+  static const float scores[] = {-3, -0x1p-24f, -0.0f, 0, 0x1p-24f, 2};
+  for (size_t i = 0; i < sizeof scores / sizeof *scores; i++)
+    for (uint32_t near = 0; near < 5; near++)
+      for (size_t j = 0; j < sizeof scores / sizeof *scores; j++) {
+        uint32_t threshold = select_rank(scores[i]) + near - 2;
+        assert_int_equal(select_rank(scores[j]) < threshold, scores[j] > select_limit(threshold));
+      }
+}
+
 /* Ranks of several kinds: spread, few, one, clustered. */
 static uint32_t make_rank(struct random *random, int kind, uint32_t i) {
   switch (kind) {
@@ -113,6 +124,7 @@ static void test_partition_keeps_order_in_both_parts(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_ranks_order_scores),
+      cmocka_unit_test(test_limits_part_scores_as_thresholds_part_ranks),
       cmocka_unit_test(test_streams),
       cmocka_unit_test(test_partition_keeps_order_in_both_parts),
   };
