@@ -141,6 +141,7 @@ static int run_cold_or_warm(struct request *request, struct lookup_worker *worke
   wanted->fetch = cold ? &fetch : NULL;
   long faults = major_faults();
   int result = lookup_run(worker->scratch, wanted, worker->parts, parts, answer, error);
+  wanted->fetch = NULL;
   if (reads.pages || major_faults() != faults)
     atomic_store(warm, 0);
   else if (cold)

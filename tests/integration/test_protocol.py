@@ -4,20 +4,15 @@
 """The daemon seen from outside, by a client that knows only PROTOCOL.md. Usage: test_protocol.py COLDKVD [TEST ...]"""
 import os
 import random
-import socket
 import struct
 import subprocess
-import sys
 import time
-import unittest
 
-import msgpack
 import numpy as np
 
-from coldkv_protocol import Client, Daemon, RpcError, RECORD_BYTES, crc32c, geometry, model, tokens
+from coldkv_protocol import RECORD_BYTES, RpcError, crc32c, geometry, model, tokens
+from coldkv_testcase import FINGERPRINT, WithDaemon, main
 
-BINARY = None
-FINGERPRINT = bytes(range(32))
 NONE = 0xFFFFFFFF
 LEVELS = np.rint(1024 * np.array([0.24509418, 0.756005287, 1.34390926, 2.15194559], np.float32)).astype(np.int64)
 
@@ -44,44 +39,6 @@ def best(scores, among, count):
     """Indices of the best, ties to the lower index."""
     among = np.sort(among)
     return among[np.argsort(-scores[among], kind="stable")[:count]]
-
-
-class WithDaemon(unittest.TestCase):
-    options = ()
-
-    def setUp(self):
-        self.daemon = Daemon(BINARY, *self.options)
-        self.addCleanup(self.daemon.finish)
-        self.client = self.connect()
-        self.rng = random.Random(1)
-        self.shape = geometry()
-
-    def connect(self):
-        client = Client(self.daemon.socket)
-        self.addCleanup(client.close)
-        return client
-
-    def calibrated(self, fingerprint=FINGERPRINT):
-        return self.client.call("model.calibrate", **model(fingerprint, self.shape))
-
-    def open(self, name="c", client=None, **more):
-        return (client or self.client).call("conversation.open", name=name, fingerprint=FINGERPRINT,
-                                            geometry=self.shape, **{"create": True, "write": True, **more})
-
-    def ready(self, name="c"):
-        """An open conversation with a model."""
-        return self.open(name, model=self.calibrated()["id"])["conversation"]
-
-    def append(self, handle, first, count, ahead=b"", **more):
-        ids, records = tokens(self.rng, self.shape, first, count)
-        answer = self.client.call("conversation.append", conversation=handle, first=first, ids=ids, records=records,
-                                  ahead=ahead, **more)
-        return ids, records, answer
-
-    def refused(self, code, method, client=None, **params):
-        with self.assertRaises(RpcError) as caught:
-            (client or self.client).call(method, **params)
-        self.assertEqual(caught.exception.code, code, str(caught.exception))
 
 
 class Basics(WithDaemon):
@@ -184,11 +141,11 @@ class Basics(WithDaemon):
         self.assertFalse(os.path.exists(self.daemon.socket))
 
     def test_second_daemon_is_refused(self):
-        other = subprocess.run([BINARY, "--data", self.daemon.data, "--socket", self.daemon.socket + "2"],
+        other = subprocess.run([self.binary, "--data", self.daemon.data, "--socket", self.daemon.socket + "2"],
                                capture_output=True, text=True, timeout=30, check=False)
         self.assertEqual(other.returncode, 1)
         self.assertIn(str(self.daemon.process.pid), other.stderr)
-        other = subprocess.run([BINARY, "--data", self.daemon.data + "2", "--socket", self.daemon.socket],
+        other = subprocess.run([self.binary, "--data", self.daemon.data + "2", "--socket", self.daemon.socket],
                                capture_output=True, text=True, timeout=30, check=False)
         self.assertEqual(other.returncode, 1)
         self.assertIn("another daemon", other.stderr)
@@ -197,14 +154,15 @@ class Basics(WithDaemon):
     def test_options(self):
         for arguments in (["--nonsense"], ["--threads", "0"], ["--durability", "often"], ["extra"],
                           ["--config", "/nonexistent"]):
-            self.assertNotEqual(subprocess.run([BINARY, *arguments], capture_output=True, check=False).returncode, 0)
+            answer = subprocess.run([self.binary, *arguments], capture_output=True, check=False)
+            self.assertNotEqual(answer.returncode, 0)
         for option in ("--help", "--version"):
-            answer = subprocess.run([BINARY, option], capture_output=True, text=True, check=True)
+            answer = subprocess.run([self.binary, option], capture_output=True, text=True, check=True)
             self.assertIn("coldkvd", answer.stdout)
         config = os.path.join(self.daemon.dir, "conf")
         with open(config, "w", encoding="utf-8") as file:
             file.write("# comment\ndurability = none\nthreads = x\n")
-        answer = subprocess.run([BINARY, "--config", config], capture_output=True, text=True, check=False)
+        answer = subprocess.run([self.binary, "--config", config], capture_output=True, text=True, check=False)
         self.assertIn("line 3", answer.stderr)
 
 
@@ -396,175 +354,5 @@ class Lookups(WithDaemon):
                                                         "queries": bytes(1024 * 2 * 512)})
 
 
-class Hostile(WithDaemon):
-    def raw(self, data, half_close=True):
-        """What the daemon says to bytes; it must hang up on its own when they are no message."""
-        end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        end.settimeout(20)
-        end.connect(self.daemon.socket)
-        answer = b""
-        try:
-            end.sendall(data)
-            if half_close:
-                end.shutdown(socket.SHUT_WR)
-            while True:
-                piece = end.recv(65536)
-                if not piece:
-                    break
-                answer += piece
-        except ConnectionError:
-            pass
-        end.close()
-        return answer
-
-    def test_bytes_that_are_no_message(self):
-        for data, code in ((b"\xc1", "bad_message"), (b"\x91" * 100, "limit"), (b"\xdd\xff\xff\xff\xff", "limit"),
-                           (b"\xc6\xff\xff\xff\xff", "limit"), (b"\xdf\x7f\xff\xff\xff", "limit"),
-                           (b"GET / HTTP/1.1\r\n\r\n", "bad_message"),
-                           (msgpack.packb([0, -1, "hello", {}]), "bad_message"),
-                           (msgpack.packb([1, 1, None, {}]), "bad_message"), (msgpack.packb([5]), "bad_message")):
-            answer = msgpack.unpackb(self.raw(data, half_close=False))
-            self.assertEqual((answer[0], answer[1], answer[2]["code"]), (2, "error", code), data[:8])
-
-    def test_params_that_are_no_map(self):
-        for params in (None, 5, [], "x"):
-            answer = msgpack.unpackb(self.raw(msgpack.packb([0, 1, "hello", params])))
-            self.assertEqual(answer[2]["code"], "bad_params")
-
-    def test_random_bytes(self):
-        rng = random.Random(2)
-        request = msgpack.packb([0, 1, "conversation.open", {"name": "x", "fingerprint": FINGERPRINT,
-                                                             "geometry": self.shape, "create": True}])
-        for _ in range(300):
-            data = bytearray(request)
-            for _ in range(rng.randrange(1, 8)):
-                data[rng.randrange(len(data))] = rng.randrange(256)
-            self.raw(bytes(data[:rng.randrange(1, len(data) + 1)]))
-            self.raw(rng.randbytes(rng.randrange(1, 400)))
-        self.assertEqual(self.client.call("hello", protocol=1)["protocol"], 1)
-        self.assertIsNone(self.daemon.process.poll())
-
-    def test_pipelined_flood(self):
-        count = 5000
-        flood = b"".join(msgpack.packb([0, i, "hello", {"protocol": 1}]) for i in range(count))
-        end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        end.settimeout(20)
-        end.connect(self.daemon.socket)
-        end.sendall(flood)
-        unpacker = msgpack.Unpacker(raw=False)
-        seen = set()
-        while len(seen) < count:
-            unpacker.feed(end.recv(1 << 20))
-            seen.update(message[1] for message in unpacker)
-        self.assertEqual(seen, set(range(count)))
-        end.close()
-
-    def test_reader_that_does_not_read(self):
-        handle = self.ready()
-        self.append(handle, 0, 200)
-        end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        end.settimeout(2)
-        end.connect(self.daemon.socket)
-        request = msgpack.packb([0, 1, "stats", {}])
-        sent = 0
-        try:
-            while sent < 64 << 20:
-                sent += end.send(request * 1000)
-        except TimeoutError:
-            pass
-        self.assertLess(sent, 64 << 20)
-        self.assertEqual(self.client.call("hello", protocol=1)["protocol"], 1)
-        end.close()
-
-    def test_message_in_pieces(self):
-        data = msgpack.packb([0, 9, "hello", {"protocol": 1, "client": "slow"}])
-        end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        end.settimeout(20)
-        end.connect(self.daemon.socket)
-        for byte in data:
-            end.sendall(bytes([byte]))
-        self.assertEqual(msgpack.unpackb(end.recv(65536))[1], 9)
-        end.close()
-
-    def test_too_many_handles(self):
-        with self.assertRaises(RpcError) as caught:
-            for i in range(257):
-                self.open(f"n{i}")
-        self.assertEqual((caught.exception.code, i), ("limit", 256))
-
-
-class Durability(WithDaemon):
-    options = ("--durability", "none")
-
-    def test_sync_on_request(self):
-        handle = self.ready()
-        self.assertEqual(self.append(handle, 0, 3)[2], {"stored": 3, "durable": 0})
-        self.assertEqual(self.append(handle, 3, 1, sync=True)[2], {"stored": 4, "durable": 4})
-        answer = self.client.call("conversation.append", conversation=handle, first=4, sync=True)
-        self.assertEqual(answer, {"stored": 4, "durable": 4})
-
-
-class Interval(WithDaemon):
-    options = ("--durability", "interval", "--interval-ms", "50")
-
-    def test_syncs_by_itself(self):
-        handle = self.ready()
-        self.assertEqual(self.append(handle, 0, 3)[2]["stored"], 3)
-        for _ in range(200):
-            if self.client.call("conversation.info", name="c")["durable"] == 3:
-                return
-            time.sleep(0.02)
-        self.fail("not synced within seconds")
-
-
-class SmallTails(WithDaemon):
-    options = ("--tail-memory-mb", "1")
-
-    def test_idle_tails_leave_and_come_back(self):
-        handles = {}
-        kept = {}
-        for name in ("a", "b", "c"):
-            handles[name] = self.ready(name)
-            kept[name] = self.append(handles[name], 0, 20)[1]
-        self.assertLess(self.client.call("stats")["tail_bytes"], 3 * 4 * 104 * 4096)
-        for name in ("a", "b", "c", "a"):
-            got = self.client.call("conversation.read", conversation=handles[name], layer=0, head=0, first=0, count=20)
-            whole = np.frombuffer(kept[name], np.uint8).reshape(20, 2, 2, RECORD_BYTES)
-            self.assertEqual(got["records"], whole[:, 0, 0].tobytes())
-            self.append(handles[name], 20 if name != "a" or len(kept[name]) == 20 * 4 * 104 else 21, 0)
-
-
-class Verify(WithDaemon):
-    def test_finds_a_flipped_bit(self):
-        handle = self.ready()
-        self.append(handle, 0, 50)
-        self.append(handle, 50, 50)
-
-        def verify():
-            self.client.call("verify")
-            for _ in range(200):
-                time.sleep(0.02)
-                answer = self.client.call("verify")
-                if answer["finished_s"]:
-                    return answer
-            return self.fail("verify does not end")
-
-        self.assertEqual(verify()["bad"], 0)
-        path = next(os.path.join(where, name) for where, _, names in os.walk(self.daemon.data) for name in names
-                    if name.startswith("log-"))
-        with open(path, "r+b") as file:
-            file.seek(5000)
-            byte = file.read(1)
-            file.seek(5000)
-            file.write(bytes([byte[0] ^ 1]))
-        for _ in range(100):
-            answer = verify()
-            if answer["bad"]:
-                break
-        self.assertGreater(answer["bad"], 0)
-        self.assertIn("log-", answer["problems"][0]["path"])
-
-
 if __name__ == "__main__":
-    BINARY = sys.argv.pop(1)
-    unittest.main(verbosity=2)
+    main()

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// A scan that is shared out gives the same answer, bit for bit, whatever the number of shares and the order they end in;
-// and what a lookup says it will read from disk is what it reads.
+// A scan that is shared out gives the same answer, bit for bit, whatever the number of shares and the order they end
+// in; and what a lookup says it will read from disk is what it reads.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
