@@ -15,7 +15,9 @@ static const struct {
   bench_command_fn *run;
 } commands[] = {
     {"scan", "the scan of signatures against reading memory, whole lookups, two threads", bench_scan},
+    {"lookup", "lookups through the socket, from 4096 tokens to a million", bench_lookup},
     {"codec", "records encoded and decoded per second, best kernels over plain C", bench_codec},
+    {"append", "durable appends through the socket", bench_append},
     {"quality", "coldkv against full attention on the tiny model: KL, top-1, recall, codec", bench_quality},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };

@@ -65,6 +65,8 @@ void pin_here(int *other) {
 }
 
 void pin_to(int core) {
+  if (core < 0)
+    return;
   cpu_set_t one;
   CPU_ZERO(&one);
   CPU_SET(core, &one);
