@@ -5,6 +5,8 @@
 // the same everywhere. Reordering a sum, or letting the compiler fuse a multiply and an add, changes the format.
 #include "client/kernels/codec_kernels.h"
 
+#include <assert.h>
+
 /* Walsh-Hadamard transform of n coordinates in natural order, then one multiply that makes it orthogonal. */
 static void hadamard(float *x, uint32_t n) {
   for (uint32_t h = 1; h < n; h *= 2)
@@ -76,6 +78,7 @@ static int quantize_c(const float *y, uint32_t head_dim, struct codec_split spli
     return inverse < 0 ? -ERR_NOT_FINITE : 0;
   for (uint32_t i = 0; i < head_dim; i++) {
     uint32_t bits = bits_at(split, i), index = 0;
+    assert(bits <= CODEBOOK_BITS_MAX);
     float magnitude = fabsf(y[i]), a = magnitude * inverse;
     for (uint32_t t = 0; t + 1 < 1u << bits; t++)
       index += a > codebooks[bits].thresholds[t];

@@ -87,7 +87,8 @@ int bench_append(const struct bench_options *options, struct bench_output *outpu
     if (!result)
       bench_text(output, name, shapes[s].what, "");
     for (int l = 0; l < LOADS && !result; l++)
-      result = measure(&peer, shapes[s].name, loads[l].tokens, options->quick ? loads[l].appends_quick : loads[l].appends,
+      result = measure(&peer, shapes[s].name, loads[l].tokens,
+                       options->quick ? loads[l].appends_quick : loads[l].appends,
                        output, error);
     peer_stop(&peer);
   }

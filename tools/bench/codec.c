@@ -131,7 +131,8 @@ static void print(uint32_t head_dim, uint32_t records, double times[4][ROUNDS], 
   for (int side = 0; side < 2; side++) {
     const char *end = side ? "decode_over_ref" : "encode_over_ref";
     snprintf(name, sizeof name, head_dim == LIMIT_HEAD_DIM_MAX ? "%s" : "%s_d%u", end, head_dim);
-    snprintf(what, sizeof what, "d = %u%s", head_dim, side || head_dim != LIMIT_HEAD_DIM_MAX ? "" : "; wanted: at least 6");
+    snprintf(what, sizeof what, "d = %u%s", head_dim,
+             side || head_dim != LIMIT_HEAD_DIM_MAX ? "" : "; wanted: at least 6");
     bench_figure(output, name, ratio_median(times[2 + side], times[side], rounds), what);
   }
   for (int i = 0; i < 4; i++) {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// coldkv-bench lookup: what an engine waits for one lookup of one layer, through the socket, while a conversation grows;
-// and what of that is not the lookup itself. For the latter the same lookups run in this process on the same files.
+// coldkv-bench lookup: what an engine waits for one lookup of one layer, through the socket, while a conversation
+// grows; and what of that is not the lookup itself. For the latter the same lookups run in this process on the same
+// files.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -156,7 +156,7 @@ static void print(const struct scan_data *data, const struct read_loop *loops, i
                   struct bench_output *output) {
   double signature_bytes = (double)data->count * RECORD_SIGNATURE_BYTES, scratch[ROUNDS];
   double scan_bytes = signature_bytes + (double)data->count * RECORD_K_SCALE_BYTES;
-  double hamming_ratio[READ_LOOPS_MAX], weighted_ratio[READ_LOOPS_MAX], rates[READ_LOOPS_MAX];
+  double hamming_ratio[READ_LOOPS_MAX] = {0}, weighted_ratio[READ_LOOPS_MAX] = {0}, rates[READ_LOOPS_MAX] = {0};
   int best = 0;
   for (int l = 0; l < loop_count; l++) {
     hamming_ratio[l] = ratio_median(rounds->read[l], rounds->hamming, rounds->count);

@@ -10,8 +10,8 @@
 
 enum { SCAN_ROWS_MAX = 8 };
 
-/* Signatures and scales of random records, and queries with limits that about one record in 16384 passes: what a lookup's
- * threshold comes to. */
+/* Signatures and scales of random records, and queries with limits that about one record in 16384 passes: what a
+ * lookup's threshold comes to. */
 struct scan_data {
   uint32_t count;
   uint8_t *signature, *k_scale;

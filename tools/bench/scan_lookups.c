@@ -66,7 +66,7 @@ static double time_scan(const struct lookups *lookups, enum lookup_mode mode, ui
   return core_s() - start;
 }
 
-/* --- reading with two threads, the limit of what they can do --------------------------------------------------------- */
+/* --- reading with two threads, the limit of what they can do ------------------------------------------------------ */
 
 struct reading {
   const struct read_loop *loop;

@@ -8,7 +8,8 @@
 #include <stdlib.h>
 
 static int by_first(const void *a, const void *b) {
-  uint64_t x = segment_header(*(struct segment *const *)a)->first, y = segment_header(*(struct segment *const *)b)->first;
+  uint64_t x = segment_header(*(struct segment *const *)a)->first;
+  uint64_t y = segment_header(*(struct segment *const *)b)->first;
   return (x > y) - (x < y);
 }
 
