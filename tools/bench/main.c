@@ -18,6 +18,7 @@ static const struct {
     {"lookup", "lookups through the socket, from 4096 tokens to a million", bench_lookup},
     {"codec", "records encoded and decoded per second, best kernels over plain C", bench_codec},
     {"append", "durable appends through the socket", bench_append},
+    {"fetch", "cold pages from disk: batched reads, page faults, the disk itself", bench_fetch},
     {"quality", "coldkv against full attention on the tiny model: KL, top-1, recall, codec", bench_quality},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
