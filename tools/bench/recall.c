@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/bench/expected.h"
+
 enum { ROW_STEP = 8 }; /* every eighth row of a block is measured */
 
 struct recall {
@@ -15,9 +17,8 @@ struct recall {
   unsigned char *decoded; /* [layers][tokens][kv_heads]: this record has been compared */
   double *scores;         /* [tokens] */
   double *sorted;         /* [tokens] */
-  double *angles;         /* [head_dim]: average_angles, for angles_end */
-  uint32_t angles_end;
-  float *query;           /* [head_dim] */
+  struct expected expected;
+  float *sum, *query;     /* [head_dim] */
   double mass_sum, cos_k_sum, cos_v_sum;
   uint64_t rows, records;
 };
@@ -33,10 +34,10 @@ int recall_create(struct recall **recall, const struct llama_config *config, uin
     r->decoded = calloc(places, 1);
     r->scores = malloc(tokens * sizeof(double));
     r->sorted = malloc(tokens * sizeof(double));
-    r->angles = malloc(config->head_dim * sizeof(double));
+    r->sum = malloc(config->head_dim * sizeof(float));
     r->query = malloc(config->head_dim * sizeof(float));
   }
-  if (!r || !r->keys || !r->values || !r->decoded || !r->scores || !r->sorted || !r->angles ||
+  if (!r || !r->keys || !r->values || !r->decoded || !r->scores || !r->sorted || !r->sum ||
       !r->query) {
     recall_destroy(r);
     return error_set(error, ERR_MEMORY, "no memory for the exact keys of %u tokens", tokens);
@@ -53,7 +54,7 @@ void recall_destroy(struct recall *recall) {
   free(recall->decoded);
   free(recall->scores);
   free(recall->sorted);
-  free(recall->angles);
+  free(recall->sum);
   free(recall->query);
   free(recall);
 }
@@ -100,41 +101,14 @@ static void compare_records(struct recall *r, uint32_t layer, const struct coldk
     }
 }
 
-/* Cosines and sines averaged over all distances from 256 to `tokens` rounded up to a power of two: the design's
- * expected distance, computed here on its own. */
-static void average_angles(struct recall *r, uint32_t tokens) {
-  const uint32_t half = r->config.head_dim / 2;
-  uint32_t end = 2 * COLDKV_HOT;
-  while (end < tokens)
-    end *= 2;
-  if (end > r->config.window)
-    end = r->config.window;
-  if (end == r->angles_end)
-    return;
-  r->angles_end = end;
-  for (uint32_t i = 0; i < half; i++) {
-    double frequency = pow(r->config.rope_theta, -(double)i / half), re = 0, im = 0;
-    for (uint32_t distance = COLDKV_HOT; distance < end; distance++) {
-      re += cos(distance * frequency);
-      im += sin(distance * frequency);
-    }
-    r->angles[i] = re / (end - COLDKV_HOT);
-    r->angles[i + half] = im / (end - COLDKV_HOT);
-  }
-}
-
-/* Adds up the queries of one group, [group][head_dim], and turns them by those angles. Half-split RoPE. */
+/* Adds up the queries of one group, [group][head_dim], and turns them to their expected distance. */
 static void expect(struct recall *r, const float *q) {
-  const uint32_t d = r->config.head_dim, half = d / 2, group = r->config.heads / r->config.kv_heads;
-  for (uint32_t i = 0; i < half; i++) {
-    double a = 0, b = 0, re = r->angles[i], im = r->angles[i + half];
-    for (uint32_t head = 0; head < group; head++) {
-      a += q[(size_t)head * d + i];
-      b += q[(size_t)head * d + i + half];
-    }
-    r->query[i] = (float)(a * re - b * im);
-    r->query[i + half] = (float)(b * re + a * im);
-  }
+  const uint32_t d = r->config.head_dim, group = r->config.heads / r->config.kv_heads;
+  memset(r->sum, 0, d * sizeof *r->sum);
+  for (uint32_t head = 0; head < group; head++)
+    for (uint32_t i = 0; i < d; i++)
+      r->sum[i] += q[(size_t)head * d + i];
+  expected_apply(&r->expected, r->sum, 1, r->query);
 }
 
 static int descending(const void *a, const void *b) {
@@ -172,7 +146,7 @@ void recall_measure(struct recall *recall, uint32_t layer, uint32_t first, const
   compare_records(recall, layer, slots);
   if (slots->hot_first < COLDKV_SINKS + 2ull * slots->k) /* too few to choose from: any choice is good */
     return;
-  average_angles(recall, first + slots->rows);
+  expected_update(&recall->expected, c, first + slots->rows);
   for (uint32_t row = 0; row < slots->rows; row += ROW_STEP)
     for (uint32_t head = 0; head < slots->kv_heads; head++) {
       expect(recall, q + ((size_t)row * c->heads + (size_t)head * group) * c->head_dim);
