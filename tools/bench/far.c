@@ -213,8 +213,8 @@ static int measure_lookup(struct far *far, uint32_t layer, uint32_t head, uint32
       .mode = (enum lookup_mode)mode, .head_dim = far->config.head_dim, .layer = layer, .head = head, .rows = n,
       .k = FAR_K, .candidates = far_budgets[budget], .from = COLDKV_SINKS, .before = before,
       .queries = (const uint8_t *)far->wire, .row_stride = RECORD_SIGNATURE_BITS * sizeof(float)};
-  int result = lookup_run(far->scratch, &request, &far->columns[(size_t)layer * far->config.kv_heads + head], 1, &answer,
-                          error);
+  const struct record_columns *columns = &far->columns[(size_t)layer * far->config.kv_heads + head];
+  int result = lookup_run(far->scratch, &request, columns, 1, &answer, error);
   for (uint32_t row = 0; row < n && !result; row++) {
     const float *mass = far->mass + (size_t)row * far->tokens;
     double got = 0;

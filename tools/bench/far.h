@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// The keys of a long conversation, exact and as records, and how much of the attention mass lookups in the records find.
+// The keys of a long conversation, exact and as records, and how much of the attention mass lookups find.
 #ifndef COLDKV_TOOLS_BENCH_FAR_H
 #define COLDKV_TOOLS_BENCH_FAR_H
 
@@ -25,8 +25,8 @@ void far_keep(struct far *far, uint32_t layer, uint32_t first, uint32_t n, const
 /* Encodes what was kept, once all is there. */
 int far_encode(struct far *far, struct error *error);
 
-/* Looks up the queries q [n][heads][head_dim] of the block at token `first` among the tokens that are then not in the hot
- * window, with every mode and C. */
+/* Looks up the queries q [n][heads][head_dim] of the block at token `first` among the tokens that are then not in the
+ * hot window, with every mode and C. */
 int far_measure(struct far *far, uint32_t layer, uint32_t first, uint32_t n, const float *q, struct error *error);
 
 struct far_result {

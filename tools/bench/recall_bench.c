@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// coldkv-bench recall: how much of the attention that exact keys would get is found by lookups, with real queries and keys:
-// the tiny model reads a document far past its window, through coldkv, and is asked for every fact in it.
+// coldkv-bench recall: how much of the attention that exact keys would get is found by lookups, with real queries and
+// keys: the tiny model reads a document far past its window, through coldkv, and is asked for every fact in it.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
