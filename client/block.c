@@ -80,9 +80,7 @@ static void open_block(struct coldkv_conv *conv, const uint32_t *ids, uint32_t n
   block->open = true;
 }
 
-int coldkv_begin_rotated(coldkv_conv *conv, const uint32_t *ids, uint32_t n, const int64_t *positions) {
-  if (!positions)
-    return api_fail(ERR_ARGUMENT, "coldkv_begin_rotated needs the positions");
+static int begin(coldkv_conv *conv, const uint32_t *ids, uint32_t n, const int64_t *positions) {
   if (!conv || !ids)
     return api_fail(ERR_ARGUMENT, "a block needs a conversation and ids");
   struct error error = {0};
@@ -95,17 +93,11 @@ int coldkv_begin_rotated(coldkv_conv *conv, const uint32_t *ids, uint32_t n, con
   return 0;
 }
 
-int coldkv_begin(coldkv_conv *conv, const uint32_t *ids, uint32_t n) {
-  if (!conv || !ids)
-    return api_fail(ERR_ARGUMENT, "a block needs a conversation and ids");
-  struct error error = {0};
-  int result = check_begin(conv, ids, n, &error);
-  if (!result)
-    result = hand_over(conv, n, &error);
-  if (result)
-    return api_result(result, &error);
-  open_block(conv, ids, n, NULL);
-  return 0;
+int coldkv_begin(coldkv_conv *conv, const uint32_t *ids, uint32_t n) { return begin(conv, ids, n, NULL); }
+
+int coldkv_begin_rotated(coldkv_conv *conv, const uint32_t *ids, uint32_t n, const int64_t *positions) {
+  return positions ? begin(conv, ids, n, positions)
+                   : api_fail(ERR_ARGUMENT, "coldkv_begin_rotated needs the positions");
 }
 
 int coldkv_end(coldkv_conv *conv) {
