@@ -35,7 +35,7 @@ int segments_open(struct segments *segments, const char *data, struct error *err
 }
 
 void segments_close(struct segments *segments) {
-  for (uint32_t i = 0; i < segments->count; i++)
+  for (uint32_t i = 0; i < segments->count && segments->items; i++)
     segment_unref(segments->items[i]);
   free(segments->items);
   *segments = (struct segments){0};
