@@ -38,11 +38,12 @@ DEFINE_READ(read_words_ahead, , uint64_t, 0, LOAD_WORD, 1, 4096, 3)
 #define ZERO_AVX2 _mm256_setzero_si256()
 #define ZERO_AVX512 _mm512_setzero_si512()
 DEFINE_READ(read_avx2, AVX2, __m256i, ZERO_AVX2, LOAD_AVX2, 1, 0, 3)
-DEFINE_READ(read_avx2_ahead, AVX2, __m256i, ZERO_AVX2, LOAD_AVX2, 1, 4096, 3)
+DEFINE_READ(read_avx2_eight, AVX2, __m256i, ZERO_AVX2, LOAD_AVX2, 8, 1024, 3)
 DEFINE_READ(read_avx512, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 1, 0, 3)
 DEFINE_READ(read_avx512_ahead, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 1, 4096, 3)
 DEFINE_READ(read_avx512_far, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 1, 8192, 0)
-DEFINE_READ(read_avx512_streams, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 4, 2048, 3)
+DEFINE_READ(read_avx512_four, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 4, 2048, 3)
+DEFINE_READ(read_avx512_eight, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 8, 1024, 3)
 #endif
 
 int read_loops(struct read_loop loops[READ_LOOPS_MAX]) {
@@ -54,11 +55,12 @@ int read_loops(struct read_loop loops[READ_LOOPS_MAX]) {
     loops[count++] = (struct read_loop){"avx512", read_avx512};
     loops[count++] = (struct read_loop){"avx512, 4 KiB ahead", read_avx512_ahead};
     loops[count++] = (struct read_loop){"avx512, 8 KiB ahead, non-temporal", read_avx512_far};
-    loops[count++] = (struct read_loop){"avx512, four streams", read_avx512_streams};
+    loops[count++] = (struct read_loop){"avx512, four streams", read_avx512_four};
+    loops[count++] = (struct read_loop){"avx512, eight streams", read_avx512_eight};
   }
   if (flags & CPU_AVX2) {
     loops[count++] = (struct read_loop){"avx2", read_avx2};
-    loops[count++] = (struct read_loop){"avx2, 4 KiB ahead", read_avx2_ahead};
+    loops[count++] = (struct read_loop){"avx2, eight streams", read_avx2_eight};
   }
 #endif
   if (!count) {
