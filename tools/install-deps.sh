@@ -43,10 +43,10 @@ look() {
   want_compiler
   want_library libuv libuv1-dev
   want_library lmdb liblmdb-dev
+  want_library liburing liburing-dev
   want_library msgpack libmsgpack-dev
   want_library openblas libopenblas-dev
   [ "$1" = tests ] || return 0
-  want_library liburing liburing-dev
   want_library cmocka libcmocka-dev
   want_command clang-tidy clang-tidy
   want_command strace strace
