@@ -58,6 +58,15 @@ size_t lane_keys(const struct scan *scan) {
   return (size_t)(scan->rows + 1) * select_capacity(scan->candidates, SCAN_BLOCK);
 }
 
+/* Asks for the beginning of a slice, which a scan that comes from another place in memory does not run into by
+ * itself. */
+static void fetch_slice(const struct slice *slice) {
+  struct place place = {slice->columns, slice->begin};
+  uint32_t ahead = SCAN_AHEAD / RECORD_SIGNATURE_BYTES, records = slice->count < ahead ? slice->count : ahead;
+  scan_prefetch(place_signature(place), 0, records * RECORD_SIGNATURE_BYTES);
+  scan_prefetch(place_k_scale(place), 0, records * RECORD_K_SCALE_BYTES);
+}
+
 void lane_scan(struct lane *lane, const struct scan *scan, uint64_t *keys, uint32_t begin, uint32_t end) {
   uint32_t capacity = select_capacity(scan->candidates, SCAN_BLOCK);
   uint64_t *spare = keys + (size_t)scan->rows * capacity;
@@ -74,8 +83,10 @@ void lane_scan(struct lane *lane, const struct scan *scan, uint64_t *keys, uint3
           .count = slice_end - at < SCAN_BLOCK ? slice_end - at : SCAN_BLOCK,
           .ordinal = at,
       };
-      scan_block(lane, scan, spare, &block);
       at += block.count;
+      if (at == slice_end && at < end)
+        fetch_slice(slice + 1);
+      scan_block(lane, scan, spare, &block);
     }
   }
   for (uint32_t r = 0; r < scan->rows; r++)

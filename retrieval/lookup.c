@@ -288,7 +288,7 @@ static int prepare(struct lookup_scratch *scratch, const struct lookup_request *
 int lookup_run(struct lookup_scratch *scratch, const struct lookup_request *request,
                const struct record_columns *parts, uint32_t part_count, struct lookup_answer *answer,
                struct error *error) {
-  struct scan scan;
+  struct scan scan = {.range = &scratch->range};
   int result = prepare(scratch, request, parts, part_count, &scan, error);
   if (result)
     return result;

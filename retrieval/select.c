@@ -6,7 +6,13 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-enum { BUCKETS = 1024, SORT_BELOW = 64, PARTS = 256, COUNTERS = 4 };
+enum {
+  BUCKETS = 1024,
+  SORT_BELOW = 64,
+  PARTS = 256,
+  SAMPLE_FROM = 1024, /* keys to keep from which on a sample says enough */
+  SAMPLE_STEP = 4,
+};
 
 static int compare_keys(const void *a, const void *b) {
   uint64_t x, y;
@@ -107,27 +113,34 @@ static void trim(struct select *select, uint64_t *spare) {
   select->threshold = select_key_rank(last);
 }
 
-/* Drops about as much in fewer passes: counts keys by equal parts of the ranks that they can have, and drops whole
- * parts. Returns false when keys crowd in one part, so that too little would go. */
+/* Keys of ranks below `end`. */
+static uint32_t count_below(const struct select *select, uint32_t end) {
+  uint32_t count = 0;
+  for (uint32_t i = 0; i < select->count; i++)
+    count += select_key_rank(select->keys[i]) < end;
+  return count;
+}
+
+/* Drops about as much in less time: counts a sample of the keys by equal parts of the ranks that they can have, and
+ * drops whole parts. Returns false when that would drop too much, or too little because keys crowd in one part. */
 static bool trim_roughly(struct select *select) {
-  /* neighbours often fall in the same part, and a counter waits for its last increment: so count in turns */
-  uint32_t low = select->low, high = select->threshold, sizes[COUNTERS][PARTS] = {{0}};
-  uint32_t shift = 0, part = 0, kept = 0;
+  uint32_t low = select->low, high = select->threshold, sizes[PARTS + 1] = {0}, shift = 0, part = 0;
+  uint32_t step = select->limit < SAMPLE_FROM ? 1 : SAMPLE_STEP;
+  uint32_t wanted = select->limit / step, kept = 0;
+  if (step > 1)
+    wanted += wanted / 16; /* so that chance seldom leaves fewer than `limit` */
   while ((high - low) >> shift >= PARTS)
     shift++;
-  for (uint32_t i = 0; i < select->count; i++) {
+  for (uint32_t i = 0; i < select->count; i += step) {
     uint32_t rank = select_key_rank(select->keys[i]); /* at most `high`, and below `low` only if it came later */
-    sizes[i % COUNTERS][rank > low ? (rank - low) >> shift : 0]++;
+    sizes[rank > low ? (rank - low) >> shift : 0]++;
   }
-  for (;; part++) {
-    for (uint32_t c = 0; c < COUNTERS; c++)
-      kept += sizes[c][part];
-    if (kept >= select->limit)
-      break;
-  }
-  if (kept > select->limit + select->limit / 2)
-    return false;
+  while (part < PARTS && (kept += sizes[part]) < wanted)
+    part++;
   uint32_t end = low + ((part + 1) << shift), n = 0;
+  kept = part < PARTS ? count_below(select, end) : 0;
+  if (kept < select->limit || kept > select->limit + select->limit / 2)
+    return false;
   for (uint32_t i = 0; i < select->count; i++) {
     select->keys[n] = select->keys[i];
     n += select_key_rank(select->keys[i]) < end;
