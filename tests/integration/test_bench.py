@@ -33,7 +33,7 @@ def main():
     assert answer.returncode == 0, answer
     figures = json.loads(answer.stdout)
     assert figures["command"] == command and figures["machine"], figures
-    assert command == "append" or figures["kernel"], figures
+    assert figures["kernel"] and (command == "recall" or figures["read_gb_s"] > 0), figures
     for name in FIGURES[command]:
         assert isinstance(figures[name], (int, float)) and figures[name] > 0, (name, figures[name])
     for name in MAY_BE_NULL.get(command, []):

@@ -10,6 +10,7 @@
 #include "proto/record.h"
 #include "tools/bench/measure.h"
 #include "tools/bench/peer.h"
+#include "tools/bench/read.h"
 
 enum { APPENDS_MAX = 512 };
 
@@ -29,7 +30,7 @@ enum { LOADS = sizeof loads / sizeof *loads };
 
 /* Durable appends of `tokens` tokens: rates and latencies. */
 static int measure(struct peer *peer, const char *shape, uint32_t tokens, uint32_t appends,
-                   struct bench_output *output, struct error *error) {
+                   double read_rate, struct bench_output *output, struct error *error) {
   double seconds[APPENDS_MAX], sum = 0;
   char name[64];
   const struct msg_geometry *geometry = &peer->shape.model.geometry;
@@ -45,6 +46,8 @@ static int measure(struct peer *peer, const char *shape, uint32_t tokens, uint32
   bench_figure(output, name, rate, "tokens per second");
   snprintf(name, sizeof name, "append%u_%s_mb_per_s", tokens, shape);
   bench_figure(output, name, rate * token_bytes / 1e6, "MB of records per second");
+  snprintf(name, sizeof name, "append%u_%s_over_read", tokens, shape);
+  bench_figure(output, name, rate * token_bytes / read_rate, "of read_gb_s");
   snprintf(name, sizeof name, "append%u_%s_p50_ms", tokens, shape);
   bench_figure(output, name, 1e3 * median(seconds, appends), "ms until durable, median");
   snprintf(name, sizeof name, "append%u_%s_p99_ms", tokens, shape);
@@ -75,8 +78,10 @@ static int measure_disk(const char *folder, uint32_t writes, struct bench_output
 }
 
 int bench_append(const struct bench_options *options, struct bench_output *output, struct error *error) {
-  int result = 0;
+  double read_rate;
   bench_machine(output, "append", "durable appends through the socket, one after another");
+  bench_text(output, "kernel", "none", "what counts is the disk");
+  int result = read_measure(output, &read_rate, error);
   for (int s = 0; s < SHAPES && !result; s++) {
     struct peer peer;
     char name[64];
@@ -88,8 +93,7 @@ int bench_append(const struct bench_options *options, struct bench_output *outpu
       bench_text(output, name, shapes[s].what, "");
     for (int l = 0; l < LOADS && !result; l++)
       result = measure(&peer, shapes[s].name, loads[l].tokens,
-                       options->quick ? loads[l].appends_quick : loads[l].appends,
-                       output, error);
+                       options->quick ? loads[l].appends_quick : loads[l].appends, read_rate, output, error);
     peer_stop(&peer);
   }
   return result;

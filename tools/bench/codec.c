@@ -14,6 +14,7 @@
 #include "proto/cpu.h"
 #include "tools/bench/columns.h"
 #include "tools/bench/measure.h"
+#include "tools/bench/read.h"
 #include "tools/demo/process.h"
 
 enum {
@@ -123,7 +124,7 @@ static int ask(const struct reference *reference, uint32_t head_dim, struct turn
 
 /* --- both -------------------------------------------------------------------------------------------------------- */
 
-static void print(uint32_t head_dim, uint32_t records, double times[4][ROUNDS], uint32_t rounds,
+static void print(uint32_t head_dim, uint32_t records, double times[4][ROUNDS], uint32_t rounds, double read_rate,
                   struct bench_output *output) {
   static const char *const names[] = {"encode", "decode", "encode_ref", "decode_ref"};
   static const char *const words[] = {"encoded", "decoded", "encoded by plain C", "decoded by plain C"};
@@ -140,10 +141,13 @@ static void print(uint32_t head_dim, uint32_t records, double times[4][ROUNDS], 
     snprintf(what, sizeof what, "records %s per second and core", words[i]);
     bench_figure(output, name, records / median(times[i], rounds), what);
   }
+  double bytes = 2.0 * head_dim * sizeof(float) + RECORD_BYTES;
+  snprintf(name, sizeof name, "encode_d%u_over_read", head_dim);
+  bench_figure(output, name, bytes * records / median(times[0], rounds) / read_rate, "floats and record, of read_gb_s");
 }
 
 static int measure(struct vectors *vectors, const struct reference *reference, uint32_t head_dim, uint32_t records,
-                   uint32_t rounds, struct bench_output *output, struct error *error) {
+                   uint32_t rounds, double read_rate, struct bench_output *output, struct error *error) {
   double times[4][ROUNDS];
   int result = prepare(vectors, head_dim, error);
   for (uint32_t i = 0; i < rounds && !result; i++) {
@@ -159,13 +163,14 @@ static int measure(struct vectors *vectors, const struct reference *reference, u
     times[3][i] = theirs.decode;
   }
   if (!result)
-    print(head_dim, records, times, rounds, output);
+    print(head_dim, records, times, rounds, read_rate, output);
   return result;
 }
 
 int bench_codec(const struct bench_options *options, struct bench_output *output, struct error *error) {
   uint32_t records = options->quick ? RECORDS_QUICK : RECORDS, rounds = options->quick ? ROUNDS_QUICK : ROUNDS;
   struct reference reference = {0};
+  double read_rate = 1;
   int other, result = start(&reference, records, error); /* before anything asks for a kernel */
   if (result)
     return result;
@@ -179,9 +184,10 @@ int bench_codec(const struct bench_options *options, struct bench_output *output
     bench_integer(output, "records", records, "N, of one turn");
     bench_integer(output, "record_bytes", RECORD_BYTES, "bytes of a record, from 2 x 4 d bytes of floats");
     bench_integer(output, "rounds", rounds, "turns of both; medians count");
+    result = read_measure(output, &read_rate, error);
   }
   for (int i = 0; i < DIMS && !result; i++)
-    result = measure(vectors, &reference, head_dims[i], records, rounds, output, error);
+    result = measure(vectors, &reference, head_dims[i], records, rounds, read_rate, output, error);
   free(vectors);
   close(reference.to);
   close(reference.from);

@@ -18,6 +18,7 @@
 #include "tools/bench/direct.h"
 #include "tools/bench/measure.h"
 #include "tools/bench/peer.h"
+#include "tools/bench/read.h"
 #include "tools/bench/segments.h"
 
 enum {
@@ -283,7 +284,7 @@ static int run_round(struct bench *bench, uint32_t round, struct error *error) {
   return 0;
 }
 
-static void print(struct bench *bench, uint32_t rounds, struct bench_output *output) {
+static void print(struct bench *bench, uint32_t rounds, double read_rate, struct bench_output *output) {
   static const char *const names[WAYS][3] = {
       {"faults_ms", "faults_pages_per_s", "one page fault after another"},
       {"advised_ms", "advised_pages_per_s", "announced by madvise, page by page"},
@@ -303,6 +304,7 @@ static void print(struct bench *bench, uint32_t rounds, struct bench_output *out
     bench_figure(output, names[way][0], 1e3 * median(bench->seconds[way], rounds), "ms a lookup");
     bench_figure(output, names[way][1], median(bench->rate[way], rounds), names[way][2]);
   }
+  bench_figure(output, "batched_over_read", PAGE * median(bench->rate[BATCHED], rounds) / read_rate, "of read_gb_s");
   bench_figure(output, "batched_over_faults", faults, "wanted: at least 2");
   bench_figure(output, "batched_over_direct", direct, "wanted: at least 0.7");
 }
@@ -316,7 +318,10 @@ int bench_fetch(const struct bench_options *options, struct bench_output *output
   bench->tokens = options->quick ? TOKENS_QUICK : TOKENS;
   bench->state = 11;
   bench_machine(output, "fetch", "cold key codes and values brought in from disk");
-  int result = scratch_create(bench->scratch, error);
+  double read_rate;
+  int result = read_measure(output, &read_rate, error);
+  if (!result)
+    result = scratch_create(bench->scratch, error);
   if (!result)
     result = fill(bench, error);
   if (!result)
@@ -327,7 +332,7 @@ int bench_fetch(const struct bench_options *options, struct bench_output *output
   for (uint32_t i = 0; i < rounds && !result; i++)
     result = run_round(bench, i, error);
   if (!result)
-    print(bench, rounds, output);
+    print(bench, rounds, read_rate, output);
   clean_up(bench);
   return result;
 }

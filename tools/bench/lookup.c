@@ -14,6 +14,7 @@
 #include "tools/bench/columns.h"
 #include "tools/bench/measure.h"
 #include "tools/bench/peer.h"
+#include "tools/bench/read.h"
 #include "tools/bench/segments.h"
 #include "tools/bench/team.h"
 
@@ -52,6 +53,7 @@ struct local {
   struct segments segments;
   struct team *team;
   uint32_t threads;
+  double read_rate; /* bytes per second of one core */
   const struct query_row *query;
 };
 
@@ -167,7 +169,7 @@ static int run(struct peer *peer, struct local *local, struct times *times, stru
   return result;
 }
 
-static void print(struct times *times, struct bench_output *output) {
+static void print(struct times *times, double read_rate, struct bench_output *output) {
   uint32_t tokens = times->tokens;
   char name[64], what[96];
   double ratio = ratio_median(times->local, times->socket, times->count);
@@ -182,6 +184,8 @@ static void print(struct times *times, struct bench_output *output) {
   bench_figure(output, name, 1e6 * here, "us, the same lookups in one process, median");
   snprintf(name, sizeof name, "lookup_%u_gb_s", tokens);
   bench_figure(output, name, bytes / here / 1e9, "GB/s of signatures and scales in one process");
+  snprintf(name, sizeof name, "lookup_%u_over_read", tokens);
+  bench_figure(output, name, bytes / here / read_rate, "of the bandwidth of one core, on as many as the daemon uses");
   if (tokens == SHARE_TOKENS)
     bench_figure(output, "protocol_share", 1 - ratio, "of the time is protocol and copying; wanted: under 0.25");
 }
@@ -200,7 +204,7 @@ static int measure(struct peer *peer, struct local *local, struct times *times, 
     result = run(peer, local, times, error);
   local_close(local);
   if (!result)
-    print(times, output);
+    print(times, local->read_rate, output);
   return result;
 }
 
@@ -212,6 +216,8 @@ int bench_lookup(const struct bench_options *options, struct bench_output *outpu
   bench_text(output, "kernel", lookup_kernel_name(), "kernels in use");
   bench_integer(output, "kv_heads", KV_HEADS, "of head_dim 128; one row each, k = 64, weighted, default C");
   int result = peer_start(&peer, options, 1, KV_HEADS, HEAD_DIM, error);
+  if (!result)
+    result = read_measure(output, &local.read_rate, error);
   if (!result)
     result = team_create(&local.team, -1, error);
   local.threads = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? 2 : 1;

@@ -4,6 +4,9 @@
 
 #include "proto/bytes.h"
 #include "proto/cpu.h"
+#include "tools/bench/measure.h"
+
+enum { MEASURE_BYTES = 256 << 20, MEASURE_ROUNDS = 3 };
 
 /* STREAMS places are read side by side, so that several pages are under way; STEP bytes are taken at each, after asking
  * for what comes AHEAD bytes later (0: the hardware prefetcher is left alone). HINT is that of __builtin_prefetch. */
@@ -68,4 +71,28 @@ int read_loops(struct read_loop loops[READ_LOOPS_MAX]) {
     loops[count++] = (struct read_loop){"words, 4 KiB ahead", read_words_ahead};
   }
   return count;
+}
+
+int read_measure(struct bench_output *output, double *rate, struct error *error) {
+  struct read_loop loops[READ_LOOPS_MAX];
+  int count = read_loops(loops);
+  volatile uint64_t seen = 0;
+  uint8_t *data = pages_alloc(MEASURE_BYTES);
+  if (!data)
+    return error_set(error, ERR_MEMORY, "no memory to be read");
+  double seconds[READ_LOOPS_MAX][MEASURE_ROUNDS];
+  for (int round = 0; round < MEASURE_ROUNDS; round++)
+    for (int l = 0; l < count; l++) {
+      double start = core_s();
+      seen ^= loops[l].run(data, MEASURE_BYTES);
+      seconds[l][round] = core_s() - start;
+    }
+  pages_free(data, MEASURE_BYTES);
+  *rate = 0;
+  for (int l = 0; l < count; l++) {
+    double found = MEASURE_BYTES / median(seconds[l], MEASURE_ROUNDS);
+    *rate = found > *rate ? found : *rate;
+  }
+  bench_figure(output, "read_gb_s", *rate / 1e9, "GB/s, the fastest loop of one core that only reads memory");
+  return 0;
 }

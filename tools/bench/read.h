@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "tools/bench/bench.h"
+
 enum { READ_LOOPS_MAX = 8 };
 
 struct read_loop {
@@ -17,5 +19,9 @@ struct read_loop {
 
 /* The loops that this processor runs; returns how many. */
 int read_loops(struct read_loop loops[READ_LOOPS_MAX]);
+
+/* Measures the fastest of them over 256 MiB, as the figure read_gb_s, for commands that do not compare with it closely.
+ * *rate becomes bytes per second, of processor time. */
+int read_measure(struct bench_output *output, double *rate, struct error *error);
 
 #endif
