@@ -10,9 +10,15 @@
 #include "retrieval/rescore.h"
 #include "retrieval/select.h"
 
-enum {
-  SCAN_BLOCK = 1024, /* most records per call: their signatures, scales and scores stay in the nearest caches */
-  SCAN_AHEAD = 4096, /* bytes that a scan prefetches ahead, past the end of its block too */
+enum { SCAN_BLOCK = 1024 /* most records of a block: what is made of them stays in the nearest caches */ };
+
+/* Neighbouring records of one part. A scan fetches what `next_signature` and `next_k_scale` point to, as many records
+ * again, while it works: the block after this one, or this one where none follows. Nothing is read there. */
+struct scan_block {
+  const uint8_t *signature, *k_scale;
+  const uint8_t *next_signature, *next_k_scale;
+  uint32_t count;   /* at most SCAN_BLOCK */
+  uint32_t ordinal; /* of the first record */
 };
 
 /* What a scan of one block leaves for one row: bit i % 64 of passed[i / 64] is set where record i passed the row's
@@ -27,27 +33,20 @@ struct scan_distances {
   uint8_t distances[SCAN_BLOCK];
 };
 
-/* Scores `count` records for each of `rows` queries: the sum of +-q4 by the signature bits, times the scale. A record
- * passes whose scale is valid and whose score is above thresholds[row]. */
-typedef void scan_weighted_fn(const struct query *queries, uint32_t rows, const uint8_t *signature,
-                              const uint8_t *k_scale, uint32_t count, const float *thresholds,
-                              struct scan_scores *results);
+/* Scores a block for each of `rows` queries: the sum of +-q4 by the signature bits, times the scale. A record passes
+ * whose scale is valid and whose score is above thresholds[row]. */
+typedef void scan_weighted_fn(const struct query *queries, uint32_t rows, const struct scan_block *block,
+                              const float *thresholds, struct scan_scores *results);
 
-/* Hamming distances of `count` signatures to the signs of each query, 0 to 128. Those below thresholds[row] pass,
+/* Hamming distances of a block's signatures to the signs of each query, 0 to 128. Those below thresholds[row] pass,
  * whatever their scale. */
-typedef void scan_hamming_fn(const struct query *queries, uint32_t rows, const uint8_t *signature, uint32_t count,
+typedef void scan_hamming_fn(const struct query *queries, uint32_t rows, const struct scan_block *block,
                              const uint32_t *thresholds, struct scan_distances *results);
 
 /* The weighted scan and what follows it in one: puts every record with a valid scale and a rank below the threshold of
- * selects[row] into it, where there is room for `count` more. `ordinal` is that of the first record. */
-typedef void scan_take_fn(const struct query *queries, uint32_t rows, const uint8_t *signature, const uint8_t *k_scale,
-                          uint32_t count, uint32_t ordinal, struct select *selects);
-
-/* Asks for `bytes` bytes from `ahead` bytes after p: nothing is read, so it may be past the end of the column. */
-static inline void scan_prefetch(const uint8_t *p, uint32_t ahead, uint32_t bytes) {
-  for (uint32_t i = 0; i < bytes; i += 64)
-    __builtin_prefetch((const void *)((uintptr_t)p + ahead + i));
-}
+ * selects[row] into it, in any order; there is room for as many as the block has. */
+typedef void scan_take_fn(const struct query *queries, uint32_t rows, const struct scan_block *block,
+                          struct select *selects);
 
 struct lookup_kernels {
   const char *name;
@@ -60,8 +59,8 @@ struct lookup_kernels {
 
 scan_weighted_fn scan_weighted_c;
 scan_hamming_fn scan_hamming_c;
-/* Puts the records of a block that passed, `ordinal` being the first one's, into a row's select, which has room. */
-void scan_put(struct select *select, const struct scan_scores *result, uint32_t count, uint32_t ordinal);
+/* Puts the records of a block that passed into a row's select, which has room. */
+void scan_put(struct select *select, const struct scan_block *block, const struct scan_scores *result);
 
 /* Fills the table with the best that a processor with these cpu_flags() runs. */
 void lookup_kernels_init(struct lookup_kernels *kernels, unsigned flags);

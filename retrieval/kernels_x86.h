@@ -14,6 +14,26 @@
 #define TARGET_AVX512_VPOPCNT                                                                                          \
   __attribute__((target("avx2,f16c,popcnt,bmi,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")))
 
+/* How a block is read: as four streams, a quarter of the block apart, since that many pages at a time come from memory
+ * much faster than one. A group takes a quarter of its records from each. What is left over is one last group. */
+enum { SCAN_STREAMS = 4 };
+
+/* Records of one stream of a block, in groups of `group`. */
+static inline uint32_t scan_stream(const struct scan_block *block, uint32_t group) {
+  return block->count / group * (group / SCAN_STREAMS);
+}
+
+/* Fetches what of the next block lies where the group that begins with record `at` of the first stream lies in this. */
+static inline void scan_fetch(const struct scan_block *block, uint32_t at, uint32_t stream, uint32_t group) {
+  uint32_t records = group / SCAN_STREAMS;
+  for (uint32_t i = at; i < SCAN_STREAMS * stream; i += stream) {
+    for (uint32_t byte = 0; byte < records * RECORD_SIGNATURE_BYTES; byte += 64)
+      __builtin_prefetch(block->next_signature + (size_t)i * RECORD_SIGNATURE_BYTES + byte);
+    if (i % 32 == 0)
+      __builtin_prefetch(block->next_k_scale + (size_t)i * RECORD_K_SCALE_BYTES);
+  }
+}
+
 void scan_init_avx2(struct lookup_kernels *kernels, unsigned flags);
 void scan_init_avx512(struct lookup_kernels *kernels, unsigned flags);
 void rescore_init_x86(struct lookup_kernels *kernels, unsigned flags);

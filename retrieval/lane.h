@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: The coldkv authors
 //
 // A lane: one thread's share of a scan. Lanes take neighbouring runs of ordinals, so that their candidates one after
-// another are in ascending order again, and the best of all are among the best of each.
+// another go slice by slice again, and the best of all are among the best of each.
 #ifndef COLDKV_RETRIEVAL_LANE_H
 #define COLDKV_RETRIEVAL_LANE_H
 

@@ -97,7 +97,7 @@ static void scan_share(void *context, uint32_t index) {
   lane_scan(&shares->lanes[index], shares->scan, shares->keys + index * lane_keys(shares->scan), begin, end);
 }
 
-/* Leaves the candidates of every row in scratch->found, in ascending order of ordinal. */
+/* Leaves the candidates of every row in scratch->found, slice by slice. */
 static void scan_rows(struct lookup_scratch *scratch, const struct lookup_team *team, const struct scan *scan) {
   struct shares shares = {scan, scratch->lanes.data, scratch->keys.data, scratch->lane_count};
   if (shares.lane_count == 1)
@@ -125,7 +125,7 @@ static void scan_rows(struct lookup_scratch *scratch, const struct lookup_team *
 
 /* --- rescoring and winners --------------------------------------------------------------------------------------- */
 
-/* Finds where candidate i lies and asks for what rescoring it reads; candidates come in ascending order. */
+/* Finds where candidate i lies and asks for what rescoring it reads; candidates come slice by slice. */
 static void fetch(const struct lookup_scratch *scratch, const struct select *select, uint32_t i, uint32_t *slice,
                   struct place places[RESCORE_AHEAD]) {
   if (i >= select->count)

@@ -16,13 +16,13 @@ static int32_t weighted_sum(const struct query *query, const uint8_t *signature)
   return query->magnitude_sum - 2 * opposed;
 }
 
-void scan_weighted_c(const struct query *queries, uint32_t rows, const uint8_t *signature, const uint8_t *k_scale,
-                     uint32_t count, const float *thresholds, struct scan_scores *results) {
+void scan_weighted_c(const struct query *queries, uint32_t rows, const struct scan_block *block,
+                     const float *thresholds, struct scan_scores *results) {
   for (uint32_t r = 0; r < rows; r++) {
-    memset(results[r].passed, 0, (count + 63) / 64 * sizeof(uint64_t));
-    for (uint32_t i = 0; i < count; i++) {
-      uint16_t scale = load_u16(k_scale + (size_t)i * RECORD_K_SCALE_BYTES);
-      float sum = (float)weighted_sum(&queries[r], signature + (size_t)i * RECORD_SIGNATURE_BYTES);
+    memset(results[r].passed, 0, (block->count + 63) / 64 * sizeof(uint64_t));
+    for (uint32_t i = 0; i < block->count; i++) {
+      uint16_t scale = load_u16(block->k_scale + (size_t)i * RECORD_K_SCALE_BYTES);
+      float sum = (float)weighted_sum(&queries[r], block->signature + (size_t)i * RECORD_SIGNATURE_BYTES);
       float score = sum * f32_from_f16(scale);
       results[r].scores[i] = score;
       results[r].passed[i / 64] |= (uint64_t)(record_scale_valid(scale) && score > thresholds[r]) << i % 64;
@@ -30,12 +30,12 @@ void scan_weighted_c(const struct query *queries, uint32_t rows, const uint8_t *
   }
 }
 
-void scan_hamming_c(const struct query *queries, uint32_t rows, const uint8_t *signature, uint32_t count,
+void scan_hamming_c(const struct query *queries, uint32_t rows, const struct scan_block *block,
                     const uint32_t *thresholds, struct scan_distances *results) {
   for (uint32_t r = 0; r < rows; r++) {
-    memset(results[r].passed, 0, (count + 63) / 64 * sizeof(uint64_t));
-    for (uint32_t i = 0; i < count; i++) {
-      const uint8_t *at = signature + (size_t)i * RECORD_SIGNATURE_BYTES;
+    memset(results[r].passed, 0, (block->count + 63) / 64 * sizeof(uint64_t));
+    for (uint32_t i = 0; i < block->count; i++) {
+      const uint8_t *at = block->signature + (size_t)i * RECORD_SIGNATURE_BYTES;
       int distance = __builtin_popcountll(load_u64(at) ^ queries[r].sign[0]) +
                      __builtin_popcountll(load_u64(at + 8) ^ queries[r].sign[1]);
       results[r].distances[i] = (uint8_t)distance;
@@ -44,12 +44,12 @@ void scan_hamming_c(const struct query *queries, uint32_t rows, const uint8_t *s
   }
 }
 
-void scan_put(struct select *select, const struct scan_scores *result, uint32_t count, uint32_t ordinal) {
+void scan_put(struct select *select, const struct scan_block *block, const struct scan_scores *result) {
   uint64_t *keys = select->keys + select->count;
-  for (uint32_t w = 0; 64 * w < count; w++)
+  for (uint32_t w = 0; 64 * w < block->count; w++)
     for (uint64_t bits = result->passed[w]; bits; bits &= bits - 1) {
       uint32_t i = 64 * w + (uint32_t)__builtin_ctzll(bits);
-      *keys++ = select_key(select_rank(result->scores[i]), ordinal + i);
+      *keys++ = select_key(select_rank(result->scores[i]), block->ordinal + i);
     }
   select->count = (uint32_t)(keys - select->keys);
 }

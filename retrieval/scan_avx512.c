@@ -12,13 +12,13 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-enum { GROUP = 64 };
+enum { GROUP = 64, RUN = GROUP / SCAN_STREAMS /* neighbouring records of a group */ };
 
 /* What all rows share of one group of records. */
 struct group {
   __m512i nibbles[QUERY_NIBBLES]; /* byte 16 l + i of each is of record 4 i + l */
-  __m512 scales[4];
-  __mmask64 valid; /* scales */
+  __m512 scales[SCAN_STREAMS];
+  __mmask16 valid[SCAN_STREAMS]; /* scales */
 };
 
 /* The two halves of a round: in every 16-byte lane, interleaves elements of vectors i and i + 8. Four rounds
@@ -30,10 +30,12 @@ TARGET_AVX512 static void interleave(const __m512i in[16], __m512i out[16]) {
   }
 }
 
-TARGET_AVX512 static inline void load_group(const uint8_t *signature, const uint8_t *k_scale, struct group *group) {
+/* Loads the runs that begin at record 0 of each stream; a stream has `stream` records. */
+TARGET_AVX512 static inline void load_group(const uint8_t *signature, const uint8_t *k_scale, uint32_t stream,
+                                            struct group *group) {
   __m512i a[16], b[16];
-  for (int i = 0; i < 16; i++)
-    a[i] = _mm512_loadu_si512(signature + 64 * i);
+  for (uint32_t i = 0; i < 16; i++)
+    a[i] = _mm512_loadu_si512(signature + (size_t)(i / 4 * stream + i % 4 * 4) * RECORD_SIGNATURE_BYTES);
   interleave(a, b);
   interleave(b, a);
   interleave(a, b);
@@ -43,30 +45,25 @@ TARGET_AVX512 static inline void load_group(const uint8_t *signature, const uint
     group->nibbles[2 * i] = _mm512_and_si512(a[i], low);
     group->nibbles[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi16(a[i], 4), low);
   }
-  group->valid = 0;
-  for (int i = 0; i < 4; i++) {
-    __m256i scales = _mm256_loadu_si256((const __m256i *)(k_scale + 32 * i));
+  for (uint32_t i = 0; i < SCAN_STREAMS; i++) {
+    const uint8_t *at = k_scale + (size_t)(i * stream) * RECORD_K_SCALE_BYTES;
+    __m256i scales = _mm256_loadu_si256((const __m256i *)at);
     group->scales[i] = _mm512_cvtph_ps(scales);
-    group->valid |= (__mmask64)_mm256_cmplt_epu16_mask(scales, _mm256_set1_epi16(0x7c00)) << 16 * i;
+    group->valid[i] = _mm256_cmplt_epu16_mask(scales, _mm256_set1_epi16(0x7c00));
   }
 }
 
-/* Loads records at .. at + 63 of a block of `count`; those past its end have no valid scale. */
-TARGET_AVX512 static inline void load_group_at(const uint8_t *signature, const uint8_t *k_scale, uint32_t at,
-                                               uint32_t count, struct group *group) {
-  signature += (size_t)at * RECORD_SIGNATURE_BYTES;
-  k_scale += (size_t)at * RECORD_K_SCALE_BYTES;
-  scan_prefetch(signature, SCAN_AHEAD, GROUP * RECORD_SIGNATURE_BYTES);
-  scan_prefetch(k_scale, SCAN_AHEAD / 4, GROUP * RECORD_K_SCALE_BYTES);
-  if (count - at >= GROUP) {
-    load_group(signature, k_scale, group);
-    return;
-  }
+/* Loads what is left over at the end of a block as a group of one stream; places without a record have no valid
+ * scale. */
+TARGET_AVX512 static inline void load_rest(const struct scan_block *block, uint32_t at, struct group *group) {
+  uint32_t rest = block->count - at;
   uint8_t signatures[GROUP * RECORD_SIGNATURE_BYTES] = {0}, scales[GROUP * RECORD_K_SCALE_BYTES] = {0};
-  memcpy(signatures, signature, (count - at) * RECORD_SIGNATURE_BYTES);
-  memcpy(scales, k_scale, (count - at) * RECORD_K_SCALE_BYTES);
-  load_group(signatures, scales, group);
-  group->valid &= (UINT64_C(1) << (count - at)) - 1;
+  memcpy(signatures, block->signature + (size_t)at * RECORD_SIGNATURE_BYTES, rest * RECORD_SIGNATURE_BYTES);
+  memcpy(scales, block->k_scale + (size_t)at * RECORD_K_SCALE_BYTES, rest * RECORD_K_SCALE_BYTES);
+  load_group(signatures, scales, RUN, group);
+  uint64_t there = (UINT64_C(1) << rest) - 1;
+  for (uint32_t i = 0; i < SCAN_STREAMS; i++)
+    group->valid[i] &= (__mmask16)(there >> RUN * i);
 }
 
 /* Sums of what opposes the query, 16 bits each, records 0-31 and 32-63. */
@@ -92,37 +89,48 @@ TARGET_AVX512 static inline void opposed_sums(const struct query *query, const s
   *second = _mm512_unpackhi_epi64(even, odd);
 }
 
-/* Scores 16 records; returns which pass. */
-TARGET_AVX512 static inline __mmask16 put_scores(__m256i sums, __m512 scales, __m512 limit, float *scores) {
-  __m512 products = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(sums)), scales);
-  _mm512_storeu_ps(scores, products);
-  return _mm512_cmp_ps_mask(products, limit, _CMP_GT_OQ);
-}
-
-/* Scores 64 records; returns which pass. */
-TARGET_AVX512 static inline uint64_t score_group(const struct query *query, const struct group *group, float threshold,
-                                                 float *scores) {
+/* Scores of the four runs of a group. */
+TARGET_AVX512 static inline void score_group(const struct query *query, const struct group *group,
+                                             __m512 scores[SCAN_STREAMS]) {
   __m512i first, second, total = _mm512_set1_epi16((int16_t)query->magnitude_sum);
-  __m512 limit = _mm512_set1_ps(threshold);
   opposed_sums(query, group, &first, &second);
   first = _mm512_sub_epi16(total, _mm512_add_epi16(first, first));
   second = _mm512_sub_epi16(total, _mm512_add_epi16(second, second));
-  uint64_t passed = put_scores(_mm512_castsi512_si256(first), group->scales[0], limit, scores);
-  passed |= (uint64_t)put_scores(_mm512_extracti64x4_epi64(first, 1), group->scales[1], limit, scores + 16) << 16;
-  passed |= (uint64_t)put_scores(_mm512_castsi512_si256(second), group->scales[2], limit, scores + 32) << 32;
-  passed |= (uint64_t)put_scores(_mm512_extracti64x4_epi64(second, 1), group->scales[3], limit, scores + 48) << 48;
-  return passed & group->valid;
+  __m256i sums[SCAN_STREAMS] = {_mm512_castsi512_si256(first), _mm512_extracti64x4_epi64(first, 1),
+                                _mm512_castsi512_si256(second), _mm512_extracti64x4_epi64(second, 1)};
+  for (int i = 0; i < SCAN_STREAMS; i++)
+    scores[i] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(sums[i])), group->scales[i]);
 }
 
-TARGET_AVX512 static void scan_weighted_avx512(const struct query *queries, uint32_t rows, const uint8_t *signature,
-                                               const uint8_t *k_scale, uint32_t count, const float *thresholds,
+/* Writes scores and bits of a group whose runs begin with records at, at + stream and so on. */
+TARGET_AVX512 static inline void put_scores(const struct query *query, const struct group *group, float threshold,
+                                            uint32_t at, uint32_t stream, struct scan_scores *result) {
+  __m512 limit = _mm512_set1_ps(threshold), scores[SCAN_STREAMS];
+  score_group(query, group, scores);
+  for (uint32_t i = 0; i < SCAN_STREAMS; i++, at += stream) {
+    _mm512_storeu_ps(result->scores + at, scores[i]);
+    store_u16((uint8_t *)result->passed + at / 8,
+              _mm512_mask_cmp_ps_mask(group->valid[i], scores[i], limit, _CMP_GT_OQ));
+  }
+}
+
+TARGET_AVX512 static void scan_weighted_avx512(const struct query *queries, uint32_t rows,
+                                               const struct scan_block *block, const float *thresholds,
                                                struct scan_scores *results) {
   struct group group;
-  for (uint32_t at = 0; at < count; at += GROUP) {
-    load_group_at(signature, k_scale, at, count, &group); /* `scores` has room for a whole group */
+  uint32_t stream = scan_stream(block, GROUP), rest = SCAN_STREAMS * stream;
+  for (uint32_t at = 0; at < stream; at += RUN) {
+    scan_fetch(block, at, stream, GROUP);
+    load_group(block->signature + (size_t)at * RECORD_SIGNATURE_BYTES,
+               block->k_scale + (size_t)at * RECORD_K_SCALE_BYTES, stream, &group);
     for (uint32_t r = 0; r < rows; r++)
-      results[r].passed[at / 64] = score_group(&queries[r], &group, thresholds[r], results[r].scores + at);
+      put_scores(&queries[r], &group, thresholds[r], at, stream, &results[r]);
   }
+  if (rest == block->count)
+    return;
+  load_rest(block, rest, &group); /* `scores` has room for a whole group */
+  for (uint32_t r = 0; r < rows; r++)
+    put_scores(&queries[r], &group, thresholds[r], rest, RUN, &results[r]);
 }
 
 /* Writes the keys of the scores in `mask` to keys[0 ..], and over up to SELECT_SLACK more; returns where they end.
@@ -143,41 +151,35 @@ TARGET_AVX512 static inline uint64_t *put_keys(uint64_t *keys, __m512 scores, __
   return keys + _mm_popcnt_u32(mask);
 }
 
-/* The row's part of scan_take_avx512 for one group. */
-TARGET_AVX512 static inline void take_group(const struct query *query, const struct group *group, float threshold,
-                                            uint32_t ordinal, struct select *select) {
-  __m512i first, second, total = _mm512_set1_epi16((int16_t)query->magnitude_sum);
-  __m512 limit = _mm512_set1_ps(threshold), scores[4];
-  opposed_sums(query, group, &first, &second);
-  first = _mm512_sub_epi16(total, _mm512_add_epi16(first, first));
-  second = _mm512_sub_epi16(total, _mm512_add_epi16(second, second));
-  scores[0] = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_castsi512_si256(first)));
-  scores[1] = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(first, 1)));
-  scores[2] = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_castsi512_si256(second)));
-  scores[3] = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(second, 1)));
+/* Puts what passes of a group whose runs begin with ordinals at, at + stream and so on. */
+TARGET_AVX512 static inline void take_group(const struct query *query, const struct group *group, uint32_t at,
+                                            uint32_t stream, struct select *select) {
+  __m512 limit = _mm512_set1_ps(select_limit(select->threshold)), scores[SCAN_STREAMS];
+  score_group(query, group, scores);
   uint64_t *keys = select->keys + select->count;
-  uint64_t passed = 0;
-  for (uint32_t i = 0; i < 4; i++) {
-    scores[i] = _mm512_mul_ps(scores[i], group->scales[i]);
-    passed |= (uint64_t)_mm512_cmp_ps_mask(scores[i], limit, _CMP_GT_OQ) << 16 * i;
+  for (uint32_t i = 0; i < SCAN_STREAMS; i++) {
+    __mmask16 passed = _mm512_mask_cmp_ps_mask(group->valid[i], scores[i], limit, _CMP_GT_OQ);
+    keys = put_keys(keys, scores[i], passed, at + i * stream);
   }
-  passed &= group->valid;
-  if (!passed)
-    return;
-  for (uint32_t i = 0; i < 4; i++)
-    keys = put_keys(keys, scores[i], (__mmask16)(passed >> 16 * i), ordinal + 16 * i);
   select->count = (uint32_t)(keys - select->keys);
 }
 
-TARGET_AVX512 static void scan_take_avx512(const struct query *queries, uint32_t rows, const uint8_t *signature,
-                                           const uint8_t *k_scale, uint32_t count, uint32_t ordinal,
+TARGET_AVX512 static void scan_take_avx512(const struct query *queries, uint32_t rows, const struct scan_block *block,
                                            struct select *selects) {
   struct group group;
-  for (uint32_t at = 0; at < count; at += GROUP) {
-    load_group_at(signature, k_scale, at, count, &group);
+  uint32_t stream = scan_stream(block, GROUP), rest = SCAN_STREAMS * stream;
+  for (uint32_t at = 0; at < stream; at += RUN) {
+    scan_fetch(block, at, stream, GROUP);
+    load_group(block->signature + (size_t)at * RECORD_SIGNATURE_BYTES,
+               block->k_scale + (size_t)at * RECORD_K_SCALE_BYTES, stream, &group);
     for (uint32_t r = 0; r < rows; r++)
-      take_group(&queries[r], &group, select_limit(selects[r].threshold), ordinal + at, &selects[r]);
+      take_group(&queries[r], &group, block->ordinal + at, stream, &selects[r]);
   }
+  if (rest == block->count)
+    return;
+  load_rest(block, rest, &group);
+  for (uint32_t r = 0; r < rows; r++)
+    take_group(&queries[r], &group, block->ordinal + rest, RUN, &selects[r]);
 }
 
 /* --- Hamming distances ------------------------------------------------------------------------------------------- */
@@ -204,38 +206,51 @@ TARGET_AVX512 static inline __m512i order_distances(__m512i low, __m512i high) {
   return _mm512_shuffle_epi8(_mm512_permutexvar_epi32(words, sums), bytes);
 }
 
-/* One body for both ways to count bits; NAME and TARGET make a function of each. */
+/* Writes distances and bits of a group as put_scores does. */
+TARGET_AVX512 static inline void put_distances(__m512i found, uint32_t threshold, uint64_t there, uint32_t at,
+                                               uint32_t stream, struct scan_distances *result) {
+  __m512i limit = _mm512_set1_epi8((char)(threshold < 255 ? threshold : 255));
+  uint64_t passed = _mm512_cmplt_epu8_mask(found, limit) & there;
+  __m128i runs[SCAN_STREAMS] = {_mm512_castsi512_si128(found), _mm512_extracti32x4_epi32(found, 1),
+                                _mm512_extracti32x4_epi32(found, 2), _mm512_extracti32x4_epi32(found, 3)};
+  for (uint32_t i = 0; i < SCAN_STREAMS; i++, at += stream) {
+    _mm_storeu_si128((__m128i *)(result->distances + at), runs[i]);
+    store_u16((uint8_t *)result->passed + at / 8, (uint16_t)(passed >> RUN * i));
+  }
+}
+
+/* One body for both ways to count bits; NAME and TARGET make functions of each. */
 #define DEFINE_SCAN_HAMMING(NAME, TARGET, COUNT_BITS)                                                                  \
-  TARGET static inline __m512i NAME##_group(__m512i sign, const uint8_t *signature) {                                  \
-    __m512i counts[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};                                              \
-    for (unsigned i = 0; i < 16; i++) {                                                                                \
-      __m512i bits = COUNT_BITS(_mm512_xor_si512(sign, _mm512_loadu_si512(signature + 64 * i)));                       \
-      counts[i / 8] = _mm512_or_si512(counts[i / 8], _mm512_slli_epi64(bits, 8 * (i % 8)));                            \
-    }                                                                                                                  \
-    return order_distances(counts[0], counts[1]);                                                                      \
-  }                                                                                                                    \
-                                                                                                                       \
-  TARGET static void NAME(const struct query *queries, uint32_t rows, const uint8_t *signature, uint32_t count,        \
-                          const uint32_t *thresholds, struct scan_distances *results) {                                \
+  TARGET static inline void NAME##_group(const struct query *queries, uint32_t rows, const uint8_t *signature,         \
+                                         const uint32_t *thresholds, uint64_t there, uint32_t at, uint32_t stream,     \
+                                         struct scan_distances *results) {                                             \
+    __m512i records[16];                                                                                               \
+    for (uint32_t i = 0; i < 16; i++)                                                                                  \
+      records[i] = _mm512_loadu_si512(signature + (size_t)(i / 4 * stream + i % 4 * 4) * RECORD_SIGNATURE_BYTES);      \
     for (uint32_t r = 0; r < rows; r++) {                                                                              \
       __m512i sign = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)queries[r].sign));                        \
-      __m512i limit = _mm512_set1_epi8((char)(thresholds[r] < 255 ? thresholds[r] : 255));                             \
-      uint32_t at = 0;                                                                                                 \
-      for (; at + GROUP <= count; at += GROUP) {                                                                       \
-        const uint8_t *signatures = signature + (size_t)at * RECORD_SIGNATURE_BYTES;                                   \
-        scan_prefetch(signatures, SCAN_AHEAD, GROUP * RECORD_SIGNATURE_BYTES);                                         \
-        __m512i found = NAME##_group(sign, signatures);                                                                \
-        _mm512_storeu_si512(results[r].distances + at, found);                                                         \
-        results[r].passed[at / 64] = _mm512_cmplt_epu8_mask(found, limit);                                             \
+      __m512i counts[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};                                            \
+      for (unsigned i = 0; i < 16; i++) {                                                                              \
+        __m512i bits = COUNT_BITS(_mm512_xor_si512(sign, records[i]));                                                 \
+        counts[i / 8] = _mm512_or_si512(counts[i / 8], _mm512_slli_epi64(bits, 8 * (i % 8)));                          \
       }                                                                                                                \
-      if (at == count)                                                                                                 \
-        continue;                                                                                                      \
-      uint8_t padded[GROUP * RECORD_SIGNATURE_BYTES] = {0};                                                            \
-      memcpy(padded, signature + (size_t)at * RECORD_SIGNATURE_BYTES, (count - at) * RECORD_SIGNATURE_BYTES);          \
-      __m512i found = NAME##_group(sign, padded);                                                                      \
-      _mm512_storeu_si512(results[r].distances + at, found);                                                           \
-      results[r].passed[at / 64] = _mm512_cmplt_epu8_mask(found, limit) & ((UINT64_C(1) << (count - at)) - 1);         \
+      put_distances(order_distances(counts[0], counts[1]), thresholds[r], there, at, stream, &results[r]);             \
     }                                                                                                                  \
+  }                                                                                                                    \
+                                                                                                                       \
+  TARGET static void NAME(const struct query *queries, uint32_t rows, const struct scan_block *block,                  \
+                          const uint32_t *thresholds, struct scan_distances *results) {                                \
+    uint32_t stream = scan_stream(block, GROUP), at = SCAN_STREAMS * stream, rest = block->count - at;                 \
+    for (uint32_t i = 0; i < stream; i += RUN) {                                                                       \
+      scan_fetch(block, i, stream, GROUP);                                                                             \
+      NAME##_group(queries, rows, block->signature + (size_t)i * RECORD_SIGNATURE_BYTES, thresholds, UINT64_MAX, i,    \
+                   stream, results);                                                                                   \
+    }                                                                                                                  \
+    if (rest == 0)                                                                                                     \
+      return;                                                                                                          \
+    uint8_t padded[GROUP * RECORD_SIGNATURE_BYTES] = {0};                                                              \
+    memcpy(padded, block->signature + (size_t)at * RECORD_SIGNATURE_BYTES, rest * RECORD_SIGNATURE_BYTES);             \
+    NAME##_group(queries, rows, padded, thresholds, (UINT64_C(1) << rest) - 1, at, RUN, results);                      \
   }
 
 DEFINE_SCAN_HAMMING(scan_hamming_avx512, TARGET_AVX512, count_bits_avx512)

@@ -89,23 +89,30 @@ static inline void put_passed(uint64_t *passed, uint32_t at, uint16_t bits) {
   passed[at / 64] = at % 64 ? passed[at / 64] | (uint64_t)bits << at % 64 : bits;
 }
 
-static void scan_weighted_neon(const struct query *queries, uint32_t rows, const uint8_t *signature,
-                               const uint8_t *k_scale, uint32_t count, const float *thresholds,
-                               struct scan_scores *results) {
+/* Fetches of the next block what the group at record `at` is of this. */
+static inline void fetch_next(const struct scan_block *block, uint32_t at) {
+  for (uint32_t byte = 0; byte < GROUP * RECORD_SIGNATURE_BYTES; byte += 64)
+    __builtin_prefetch(block->next_signature + (size_t)at * RECORD_SIGNATURE_BYTES + byte);
+  if (at % 32 == 0)
+    __builtin_prefetch(block->next_k_scale + (size_t)at * RECORD_K_SCALE_BYTES);
+}
+
+static void scan_weighted_neon(const struct query *queries, uint32_t rows, const struct scan_block *block,
+                               const float *thresholds, struct scan_scores *results) {
   struct group group;
-  for (uint32_t at = 0; at < count; at += GROUP) {
-    const uint8_t *signatures = signature + (size_t)at * RECORD_SIGNATURE_BYTES;
-    const uint8_t *scales = k_scale + (size_t)at * RECORD_K_SCALE_BYTES;
-    scan_prefetch(signatures, SCAN_AHEAD, GROUP * RECORD_SIGNATURE_BYTES);
-    scan_prefetch(scales, SCAN_AHEAD / 4, GROUP * RECORD_K_SCALE_BYTES);
-    if (count - at >= GROUP) {
+  for (uint32_t at = 0; at < block->count; at += GROUP) {
+    const uint8_t *signatures = block->signature + (size_t)at * RECORD_SIGNATURE_BYTES;
+    const uint8_t *scales = block->k_scale + (size_t)at * RECORD_K_SCALE_BYTES;
+    uint32_t rest = block->count - at;
+    fetch_next(block, at);
+    if (rest >= GROUP) {
       load_group(signatures, scales, &group);
     } else { /* `scores` has room for a whole group, the columns have not */
       uint8_t padded[GROUP * RECORD_SIGNATURE_BYTES] = {0}, padded_scales[GROUP * RECORD_K_SCALE_BYTES] = {0};
-      memcpy(padded, signatures, (count - at) * RECORD_SIGNATURE_BYTES);
-      memcpy(padded_scales, scales, (count - at) * RECORD_K_SCALE_BYTES);
+      memcpy(padded, signatures, rest * RECORD_SIGNATURE_BYTES);
+      memcpy(padded_scales, scales, rest * RECORD_K_SCALE_BYTES);
       load_group(padded, padded_scales, &group);
-      group.valid &= (uint16_t)((1u << (count - at)) - 1);
+      group.valid &= (uint16_t)((1u << rest) - 1);
     }
     for (uint32_t r = 0; r < rows; r++)
       put_passed(results[r].passed, at, score_group(&queries[r], &group, thresholds[r], results[r].scores + at));
@@ -123,23 +130,22 @@ static inline uint8x16_t distances_of(uint8x16_t sign, const uint8_t *signature)
   return counts[0];
 }
 
-static void scan_hamming_neon(const struct query *queries, uint32_t rows, const uint8_t *signature, uint32_t count,
+static void scan_hamming_neon(const struct query *queries, uint32_t rows, const struct scan_block *block,
                               const uint32_t *thresholds, struct scan_distances *results) {
-  for (uint32_t r = 0; r < rows; r++) {
-    uint8x16_t sign = vreinterpretq_u8_u64(vld1q_u64(queries[r].sign));
-    uint8x16_t limit = vdupq_n_u8((uint8_t)(thresholds[r] < 255 ? thresholds[r] : 255));
-    for (uint32_t at = 0; at < count; at += GROUP) {
-      const uint8_t *signatures = signature + (size_t)at * RECORD_SIGNATURE_BYTES;
-      uint8_t padded[GROUP * RECORD_SIGNATURE_BYTES];
-      uint32_t wanted = UINT32_MAX;
-      scan_prefetch(signatures, SCAN_AHEAD, GROUP * RECORD_SIGNATURE_BYTES);
-      if (count - at < GROUP) {
-        memset(padded, 0, sizeof padded);
-        memcpy(padded, signatures, (count - at) * RECORD_SIGNATURE_BYTES);
-        signatures = padded;
-        wanted = (1u << (count - at)) - 1;
-      }
-      uint8x16_t found = distances_of(sign, signatures);
+  for (uint32_t at = 0; at < block->count; at += GROUP) {
+    const uint8_t *signatures = block->signature + (size_t)at * RECORD_SIGNATURE_BYTES;
+    uint8_t padded[GROUP * RECORD_SIGNATURE_BYTES];
+    uint32_t rest = block->count - at, wanted = UINT32_MAX;
+    fetch_next(block, at);
+    if (rest < GROUP) {
+      memset(padded, 0, sizeof padded);
+      memcpy(padded, signatures, rest * RECORD_SIGNATURE_BYTES);
+      signatures = padded;
+      wanted = (1u << rest) - 1;
+    }
+    for (uint32_t r = 0; r < rows; r++) {
+      uint8x16_t limit = vdupq_n_u8((uint8_t)(thresholds[r] < 255 ? thresholds[r] : 255));
+      uint8x16_t found = distances_of(vreinterpretq_u8_u64(vld1q_u64(queries[r].sign)), signatures);
       vst1q_u8(results[r].distances + at, found);
       put_passed(results[r].passed, at, (uint16_t)(bits_of_bytes(vcltq_u8(found, limit)) & wanted));
     }

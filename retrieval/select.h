@@ -42,7 +42,8 @@ static inline uint64_t select_key(uint32_t rank, uint32_t ordinal) { return (uin
 static inline uint32_t select_key_rank(uint64_t key) { return (uint32_t)(key >> 32); }
 static inline uint32_t select_key_ordinal(uint64_t key) { return (uint32_t)key; }
 
-/* Keeps the `limit` smallest of the keys put in. Keys come in ascending order of ordinal, and stay in it. */
+/* Keeps the `limit` smallest of the keys put in. What is put in after a call of select_make_room has higher ordinals
+ * than all before it; keys stay in the order they came in. */
 struct select {
   uint64_t *keys;     /* the caller's memory: select_capacity(limit, step) of them */
   uint32_t count;     /* in `keys` now; may be more than limit */

@@ -71,11 +71,15 @@ static void scan_only(void *context) {
     }
     for (int p = 0; p < PARTS; p++)
       for (uint32_t at = 0; at < SEGMENT; at += SCAN_BLOCK) {
-        const uint8_t *signature = bench->parts[p].signature + 16 * at, *k_scale = bench->parts[p].k_scale + 2 * at;
+        uint32_t next = at + SCAN_BLOCK == SEGMENT ? 0 : at + SCAN_BLOCK;
+        const struct record_columns *part = &bench->parts[p], *after = part + (next == 0 && p + 1 < PARTS);
+        const struct scan_block block = {part->signature + 16 * at,    part->k_scale + 2 * at,
+                                         after->signature + 16 * next, after->k_scale + 2 * next,
+                                         SCAN_BLOCK,                   0};
         if (bench->request.mode == LOOKUP_HAMMING)
-          kernels->hamming(prepared, rows, signature, SCAN_BLOCK, nearest, distances);
+          kernels->hamming(prepared, rows, &block, nearest, distances);
         else
-          kernels->weighted(prepared, rows, signature, k_scale, SCAN_BLOCK, highest, scores);
+          kernels->weighted(prepared, rows, &block, highest, scores);
       }
   }
 }

@@ -22,23 +22,47 @@ enum {
   SAMPLE = 1 << 18, /* records that limits are found with */
 };
 
+/* The block of a part that begins with record `at`, and what to fetch while it is scanned. */
+static struct scan_block block_at(const struct record_columns *part, const struct record_columns *after, uint32_t at) {
+  uint32_t next = at + SCAN_BLOCK;
+  if (next < part->count || !after) {
+    after = part;
+    next = next < part->count ? next : at;
+  } else {
+    next = 0;
+  }
+  return (struct scan_block){
+      .signature = part->signature + (size_t)at * RECORD_SIGNATURE_BYTES,
+      .k_scale = part->k_scale + (size_t)at * RECORD_K_SCALE_BYTES,
+      .next_signature = after->signature + (size_t)next * RECORD_SIGNATURE_BYTES,
+      .next_k_scale = after->k_scale + (size_t)next * RECORD_K_SCALE_BYTES,
+      .count = SCAN_BLOCK,
+      .ordinal = at,
+  };
+}
+
+/* The first `count` records as one part. */
+static struct record_columns part_of(const struct scan_data *data, uint32_t count) {
+  return (struct record_columns){.signature = data->signature, .k_scale = data->k_scale, .count = count};
+}
+
 /* --- data -------------------------------------------------------------------------------------------------------- */
 
 /* Sets the limits of one row to what about one in PASSING_ONE_IN of the first SAMPLE records passes. */
 static void find_limits(struct scan_data *data, uint32_t row) {
   static double scores[SAMPLE];
-  static struct scan_scores block;
+  static struct scan_scores found;
   static struct scan_distances near;
   const float all_scores = -INFINITY;
   const uint32_t all_distances = 255;
   uint32_t counts[RECORD_SIGNATURE_BITS + 1] = {0}, seen = 0;
+  const struct record_columns part = part_of(data, SAMPLE);
   for (uint32_t at = 0; at < SAMPLE; at += SCAN_BLOCK) {
-    const uint8_t *signature = data->signature + (size_t)at * RECORD_SIGNATURE_BYTES;
-    scan_weighted_c(&data->queries[row], 1, signature, data->k_scale + (size_t)at * RECORD_K_SCALE_BYTES, SCAN_BLOCK,
-                    &all_scores, &block);
-    scan_hamming_c(&data->queries[row], 1, signature, SCAN_BLOCK, &all_distances, &near);
+    const struct scan_block block = block_at(&part, NULL, at);
+    scan_weighted_c(&data->queries[row], 1, &block, &all_scores, &found);
+    scan_hamming_c(&data->queries[row], 1, &block, &all_distances, &near);
     for (uint32_t i = 0; i < SCAN_BLOCK; i++) {
-      scores[at + i] = (double)block.scores[i];
+      scores[at + i] = (double)found.scores[i];
       counts[near.distances[i]]++;
     }
   }
@@ -86,27 +110,28 @@ static uint64_t words_passed(const uint64_t passed[SCAN_BLOCK / 64]) {
   return count;
 }
 
-void scan_weighted(const struct scan_data *data, const uint8_t *signature, const uint8_t *k_scale,
-                   uint32_t count, uint32_t rows) {
+void scan_weighted(const struct scan_data *data, const struct record_columns *part, const struct record_columns *after,
+                   uint32_t rows) {
   static struct scan_scores results[SCAN_ROWS_MAX];
   const struct lookup_kernels *kernels = lookup_kernels();
   uint64_t passed = 0;
-  for (uint32_t at = 0; at < count; at += SCAN_BLOCK) {
-    kernels->weighted(data->queries, rows, signature + (size_t)at * RECORD_SIGNATURE_BYTES,
-                      k_scale + (size_t)at * RECORD_K_SCALE_BYTES, SCAN_BLOCK, data->above, results);
+  for (uint32_t at = 0; at < part->count; at += SCAN_BLOCK) {
+    const struct scan_block block = block_at(part, after, at);
+    kernels->weighted(data->queries, rows, &block, data->above, results);
     for (uint32_t r = 0; r < rows; r++)
       passed += words_passed(results[r].passed);
   }
   seen += passed;
 }
 
-void scan_hamming(const struct scan_data *data, const uint8_t *signature, uint32_t count, uint32_t rows) {
+void scan_hamming(const struct scan_data *data, const struct record_columns *part, const struct record_columns *after,
+                  uint32_t rows) {
   static struct scan_distances results[SCAN_ROWS_MAX];
   const struct lookup_kernels *kernels = lookup_kernels();
   uint64_t passed = 0;
-  for (uint32_t at = 0; at < count; at += SCAN_BLOCK) {
-    kernels->hamming(data->queries, rows, signature + (size_t)at * RECORD_SIGNATURE_BYTES, SCAN_BLOCK, data->below,
-                     results);
+  for (uint32_t at = 0; at < part->count; at += SCAN_BLOCK) {
+    const struct scan_block block = block_at(part, after, at);
+    kernels->hamming(data->queries, rows, &block, data->below, results);
     for (uint32_t r = 0; r < rows; r++)
       passed += words_passed(results[r].passed);
   }
@@ -122,14 +147,16 @@ struct rounds {
 };
 
 static double time_weighted(const struct scan_data *data, uint32_t count, uint32_t rows) {
+  const struct record_columns part = part_of(data, count);
   double start = core_s();
-  scan_weighted(data, data->signature, data->k_scale, count, rows);
+  scan_weighted(data, &part, NULL, rows);
   return core_s() - start;
 }
 
 static double time_hamming(const struct scan_data *data, uint32_t count, uint32_t rows) {
+  const struct record_columns part = part_of(data, count);
   double start = core_s();
-  scan_hamming(data, data->signature, count, rows);
+  scan_hamming(data, &part, NULL, rows);
   return core_s() - start;
 }
 

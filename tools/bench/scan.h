@@ -20,10 +20,11 @@ struct scan_data {
   uint32_t below[SCAN_ROWS_MAX];
 };
 
-/* Run the kernels over records that lie one after another, block by block as a lookup does it. */
-void scan_weighted(const struct scan_data *data, const uint8_t *signature, const uint8_t *k_scale, uint32_t count,
+/* Run the kernels over one part, block by block as a lookup does it; `after` is the part that comes next, or NULL. */
+void scan_weighted(const struct scan_data *data, const struct record_columns *part, const struct record_columns *after,
                    uint32_t rows);
-void scan_hamming(const struct scan_data *data, const uint8_t *signature, uint32_t count, uint32_t rows);
+void scan_hamming(const struct scan_data *data, const struct record_columns *part, const struct record_columns *after,
+                  uint32_t rows);
 
 /* A whole lookup over the scan alone, and two threads over one. `other`: the processor of the second thread, or -1. */
 int scan_lookups(const struct scan_data *data, const struct bench_options *options, int other,

@@ -56,12 +56,13 @@ static int time_lookup(struct lookups *lookups, enum lookup_mode mode, uint64_t 
 /* Seconds of the kernels alone over the same records. */
 static double time_scan(const struct lookups *lookups, enum lookup_mode mode, uint64_t from, uint64_t before) {
   double start = core_s();
-  for (uint32_t p = (uint32_t)(from / LIMIT_SEGMENT_TOKENS); p < before / LIMIT_SEGMENT_TOKENS; p++) {
-    const struct record_columns *part = &lookups->columns.parts[p];
+  uint32_t end = (uint32_t)(before / LIMIT_SEGMENT_TOKENS);
+  for (uint32_t p = (uint32_t)(from / LIMIT_SEGMENT_TOKENS); p < end; p++) {
+    const struct record_columns *part = &lookups->columns.parts[p], *after = p + 1 < end ? part + 1 : NULL;
     if (mode == LOOKUP_WEIGHTED)
-      scan_weighted(lookups->data, part->signature, part->k_scale, part->count, 1);
+      scan_weighted(lookups->data, part, after, 1);
     else
-      scan_hamming(lookups->data, part->signature, part->count, 1);
+      scan_hamming(lookups->data, part, after, 1);
   }
   return core_s() - start;
 }
