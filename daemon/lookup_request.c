@@ -8,6 +8,7 @@
 #include "daemon/log.h"
 #include "daemon/request.h"
 #include "daemon/worker.h"
+#include "store/mapped_fault.h"
 
 #define HEAD_OVERHEAD_BYTES 128u
 #define SHARED_SCORES_MIN 32768u /* fewer are done before a second thread has woken up */
@@ -150,6 +151,15 @@ static int run_cold_or_warm(struct request *request, struct lookup_worker *worke
   return result;
 }
 
+/* A part that the disk could not give all of fails the lookup that met it; those that come later leave it out. */
+static int check_parts(struct request *request, const struct lookup_worker *worker, uint32_t count,
+                       struct error *error) {
+  int result = 0;
+  for (uint32_t i = 0; i < count && !result; i++)
+    result = view_check_part(request->view, worker->part_numbers[i], error);
+  return result ? error_prefix(error, "lookup in \"%s\"", conversation_name(request->session->conversation)) : 0;
+}
+
 /* Runs one kv head into its place of the buffer. */
 static int lookup_head(struct lookup_work *work, uint32_t head, struct lookup_worker *worker, struct error *error) {
   struct request *request = work->request;
@@ -174,8 +184,14 @@ static int lookup_head(struct lookup_work *work, uint32_t head, struct lookup_wo
       .team = work->by_range ? &work->team.team : NULL,
   };
   int result = lookup_worker_reserve_parts(worker, view_parts(request->view), error);
+  if (result)
+    return result;
+  uint32_t parts = gather_parts(request, worker, head);
+  mapped_guard_begin();
+  result = run_cold_or_warm(request, worker, &wanted, parts, &answer, error);
+  mapped_guard_end();
   if (!result)
-    result = run_cold_or_warm(request, worker, &wanted, gather_parts(request, worker, head), &answer, error);
+    result = check_parts(request, worker, parts, error);
   if (result)
     return result;
   count_head(request->server, lookup, &answer);
@@ -206,7 +222,9 @@ struct lane_call {
 static void lane_task(void *context, uint32_t index, void *worker) {
   (void)worker;
   struct lane_call *call = context;
+  mapped_guard_begin();
   call->task(call->context, index);
+  mapped_guard_end();
 }
 
 static void run_lanes(const struct lookup_team *team, uint32_t tasks, void (*task)(void *context, uint32_t index),

@@ -14,6 +14,7 @@
 #include "daemon/session.h"
 #include "daemon/socket.h"
 #include "daemon/worker.h"
+#include "store/mapped_fault.h"
 
 /* A client that does not take its answers delays a stop by this much. */
 #define STOP_PATIENCE_MS 5000u
@@ -212,6 +213,7 @@ int server_run(const struct options *options, struct error *error) {
   server->options = options;
   server->started_ns = uv_hrtime();
   signal(SIGPIPE, SIG_IGN);
+  mapped_fault_install();
   raise_limits();
   struct archive_options archive_options = {.log = on_archive_line};
   int result = archive_open(&server->archive, options->data, &archive_options, error);

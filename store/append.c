@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "store/internal.h"
+#include "store/mapped_fault.h"
 
 /* What is left of an append once repeated tokens are taken away. */
 struct batch {
@@ -47,10 +48,9 @@ static int refuse_repeat(const struct conversation *c, uint64_t token, const uin
                    (unsigned long long)token);
 }
 
-static int compare_token(const struct conversation *c, const struct snapshot *snapshot, uint64_t token,
-                         const uint8_t *id, const uint8_t *records, struct error *error) {
+static int compare_bytes(const struct conversation *c, const struct part *part, uint64_t token, const uint8_t *id,
+                         const uint8_t *records, struct error *error) {
   uint32_t heads = (uint32_t)c->geometry.kv_heads, blocks = (uint32_t)c->geometry.layers * heads;
-  const struct part *part = &snapshot->parts[snapshot_find(snapshot, token)];
   uint32_t at = (uint32_t)(token - part->first);
   if (memcmp(part_ids(part) + 4 * (size_t)at, id, 4) != 0)
     return refuse_repeat(c, token, NULL, 0, 0, error);
@@ -63,6 +63,20 @@ static int compare_token(const struct conversation *c, const struct snapshot *sn
       return refuse_repeat(c, token, stored, block / heads, block % heads, error);
   }
   return 0;
+}
+
+/* What the disk could not give proves nobody wrong. */
+static int compare_token(const struct conversation *c, const struct snapshot *snapshot, uint64_t token,
+                         const uint8_t *id, const uint8_t *records, struct error *error) {
+  const struct part *part = &snapshot->parts[snapshot_find(snapshot, token)];
+  bool fresh = false;
+  mapped_guard_begin();
+  int result = compare_bytes(c, part, token, id, records, error);
+  mapped_guard_end();
+  int unreadable = part->segment ? segment_check_readable(part->segment, &fresh, error) : 0;
+  if (fresh)
+    atomic_fetch_add(&c->archive->counters.bad_pages, 1);
+  return unreadable ? unreadable : result;
 }
 
 /* Compares the first `repeated` tokens with what is stored. */

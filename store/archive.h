@@ -154,9 +154,14 @@ uint32_t view_parts(const struct view *view); /* [any]: segments, closed logs, t
 
 /* Columns of one part for (layer, head): tokens first .. first + count - 1. Pages of the scan region (signature and
  * k_scale) of a segment are checked the first time a layer is asked for; -ERR_CORRUPT then names the page, the
- * segment is counted in bad_pages, and the caller leaves this part out. [any] */
+ * segment is counted in bad_pages, and the caller leaves this part out. -ERR_IO, likewise, when the disk cannot give a
+ * page. Columns are read inside of a guard (mapped_fault.h), and view_check_part is asked afterwards. [any] */
 int view_columns(struct view *view, uint32_t part, uint32_t layer, uint32_t head, struct record_columns *columns,
                  struct error *error);
+
+/* After columns of a part were read and before what was read is used: -ERR_IO when the disk could not give all of it.
+ * The part is bad from then on. [any] */
+int view_check_part(struct view *view, uint32_t part, struct error *error);
 
 /* Copies token ids first .. first + count - 1; all of them must be stored. [any] */
 int view_tokens(struct view *view, uint64_t first, uint64_t count, uint32_t *ids, struct error *error);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "proto/crc32c.h"
+#include "store/mapped_fault.h"
 
 /* What is known of a run of pages: 0 nothing yet, 1 all good, otherwise 2 + the number of the first bad page. */
 enum { PAGES_UNKNOWN = 0, PAGES_GOOD = 1, PAGES_BAD = 2 };
@@ -21,6 +22,7 @@ struct segment {
   char *path;
   const uint8_t *bytes;
   size_t size;
+  struct mapped_file mapped;
   struct segment_header header;
   int fd;          /* kept for reads that do not go through the mapping, or -1 */
   atomic_bool bad; /* a bad page was found */
@@ -33,12 +35,16 @@ static const uint8_t *page_at(const struct segment *segment, uint32_t page) {
   return segment->bytes + (size_t)page * SEGMENT_PAGE_BYTES;
 }
 
-static int check_table(const uint8_t *bytes, const struct segment_header *header, const char *path,
-                       struct error *error) {
-  if (crc32c(0, bytes + SEGMENT_PAGE_BYTES, (size_t)header->table_pages * SEGMENT_PAGE_BYTES) != header->table_crc)
-    return error_set(error, ERR_CORRUPT, "%s: the table of page CRCs fails its CRC; restore the file from a backup",
-                     path);
-  return 0;
+static int check_table(struct segment *segment, struct error *error) {
+  const struct segment_header *header = &segment->header;
+  mapped_guard_begin();
+  uint32_t crc = crc32c(0, page_at(segment, 1), (size_t)header->table_pages * SEGMENT_PAGE_BYTES);
+  mapped_guard_end();
+  int result = segment_check_readable(segment, NULL, error);
+  if (result || crc == header->table_crc)
+    return result;
+  return error_set(error, ERR_CORRUPT, "%s: the table of page CRCs fails its CRC; restore the file from a backup",
+                   segment->path);
 }
 
 /* Reads header and size through the open file, so that nothing is mapped that the file does not have. */
@@ -89,7 +95,8 @@ static int map_file(const struct io *io, int fd, const char *path, struct segmen
     result = error_set_errno(error, errno, "cannot map %s (see vm.max_map_count if many segments are open)", path);
   } else {
     segment->bytes = bytes;
-    result = check_table(bytes, &header, path, error);
+    mapped_file_register(&segment->mapped, bytes, segment->size);
+    result = check_table(segment, error);
   }
   if (result) {
     segment_unref(segment);
@@ -160,8 +167,10 @@ void segment_unref(struct segment *segment) {
   _Atomic uint64_t *kept = atomic_load(&segment->kept);
   if (kept)
     atomic_fetch_sub(kept, scan_bytes(segment));
-  if (segment->bytes)
+  if (segment->bytes) {
+    mapped_file_forget(&segment->mapped);
     segment->io->munmap((void *)(uintptr_t)segment->bytes, segment->size);
+  }
   if (segment->fd >= 0)
     segment->io->close(segment->fd);
   free(segment->path);
@@ -200,10 +209,33 @@ void segment_columns(const struct segment *segment, uint32_t layer, uint32_t hea
   columns->count = segment->header.count;
 }
 
+/* 0, or -ERR_IO when the disk could not give a page. */
+static int unreadable(const struct segment *segment, struct error *error) {
+  uint64_t failed = mapped_file_failed(&segment->mapped);
+  if (!failed)
+    return 0;
+  uint32_t page = (uint32_t)((failed - 1) / SEGMENT_PAGE_BYTES);
+  return error_set(error, ERR_IO,
+                   "%s: page %u (%s) cannot be read: the disk failed, or the file was cut short; check the disk, "
+                   "restore the file from a backup and open the conversation again",
+                   segment->path, page, segment_region_name(segment_page_region(segment, page)));
+}
+
+int segment_check_readable(struct segment *segment, bool *fresh, struct error *error) {
+  int result = unreadable(segment, error);
+  bool before = result && atomic_exchange(&segment->bad, true);
+  if (fresh)
+    *fresh = result && !before;
+  return result;
+}
+
 static bool page_good(const struct segment *segment, uint32_t page) {
   uint32_t checked = page - 1 - segment->header.table_pages;
+  mapped_guard_begin();
   uint32_t wanted = load_u32(page_at(segment, 1) + (size_t)checked * 4);
-  return segment_page_crc(segment->header.id, page, page_at(segment, page)) == wanted;
+  bool good = segment_page_crc(segment->header.id, page, page_at(segment, page)) == wanted;
+  mapped_guard_end();
+  return good;
 }
 
 static int bad_page(const struct segment *segment, uint32_t page, struct error *error) {
@@ -214,7 +246,9 @@ static int bad_page(const struct segment *segment, uint32_t page, struct error *
 int segment_check_page(const struct segment *segment, uint32_t page, struct error *error) {
   if (page <= segment->header.table_pages || page >= segment->header.pages)
     return error_set(error, ERR_RANGE, "%s has no page %u with a CRC of its own", segment->path, page);
-  return page_good(segment, page) ? 0 : bad_page(segment, page, error);
+  bool good = page_good(segment, page);
+  int result = unreadable(segment, error);
+  return result || good ? result : bad_page(segment, page, error);
 }
 
 /* Checks pages first .. first + count - 1 once; several threads may do so at the same time and find the same. */
@@ -228,8 +262,12 @@ static int check_run(struct segment *segment, _Atomic uint32_t *state, uint32_t 
     for (uint32_t page = first; page < first + count && known == PAGES_GOOD; page++)
       if (!page_good(segment, page))
         known = PAGES_BAD + page;
-    atomic_store_explicit(state, known, memory_order_release);
   }
+  /* zeros in the place of an unreadable page say nothing about the bytes on disk */
+  int result = segment_check_readable(segment, fresh, error);
+  if (result)
+    return result;
+  atomic_store_explicit(state, known, memory_order_release);
   if (known == PAGES_GOOD)
     return 0;
   bool before = atomic_exchange(&segment->bad, true);

@@ -47,7 +47,11 @@ enum segment_region { SEGMENT_HEADER, SEGMENT_TABLE, SEGMENT_IDS, SEGMENT_SCAN, 
 struct segment;
 
 /* Maps the file and checks size, header and page-CRC table; pages are checked when they are asked for.
- * ERR_CORRUPT, ERR_VERSION (newer format, unknown incompat flag), ERR_IO. */
+ * ERR_CORRUPT, ERR_VERSION (newer format, unknown incompat flag), ERR_IO.
+ *
+ * A page that the disk cannot give (see mapped_fault.h) makes the whole segment unreadable for as long as it is open:
+ * the functions that check answer ERR_IO. Whoever reads ids or columns does so inside of a guard, and asks
+ * segment_check_readable afterwards. */
 int segment_open(const struct io *io, const char *path, struct segment **segment, struct error *error);
 struct segment *segment_ref(struct segment *segment);
 void segment_unref(struct segment *segment); /* NULL is allowed */
@@ -66,7 +70,11 @@ uint32_t segment_page(const struct segment *segment, enum segment_region region,
 enum segment_region segment_page_region(const struct segment *segment, uint32_t page);
 const char *segment_region_name(enum segment_region region);
 
-/* Compares one page after the table with its CRC: ERR_CORRUPT names page and file. Any thread. */
+/* After reading and before what was read is used: ERR_IO names file and page when the disk could not give it. *fresh
+ * (NULL allowed) is set to true when this call found the first bad page of the segment. Any thread. */
+int segment_check_readable(struct segment *segment, bool *fresh, struct error *error);
+
+/* Compares one page after the table with its CRC: ERR_CORRUPT names page and file; ERR_IO. Any thread. */
 int segment_check_page(const struct segment *segment, uint32_t page, struct error *error);
 
 /* Check all scan pages of a layer, or the pages of the ids, the first time they are asked for, and remember the

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "store/log.h"
+#include "store/mapped_fault.h"
 #include "store/verify_internal.h"
 
 /* Path as the user knows it: relative to the archive. */
@@ -46,10 +47,13 @@ static int check_pages(struct verify *v, const struct segment *segment, bool *so
   *sound = true;
   for (uint32_t page = header->table_pages + 1; page < header->pages && !result; page++) {
     struct error reason;
-    if (segment_check_page(segment, page, &reason)) {
+    int bad = segment_check_page(segment, page, &reason);
+    if (bad) {
       *sound = false;
       result = verify_problem(v, segment_path(segment), "%s", reason.text);
     }
+    if (bad == -ERR_IO)
+      break; /* nothing more can be told of this file */
     v->report->bytes_done += SEGMENT_PAGE_BYTES;
     if (!result && page % 1024 == 0)
       result = verify_progress(v, segment_path(segment));
@@ -58,17 +62,22 @@ static int check_pages(struct verify *v, const struct segment *segment, bool *so
 }
 
 /* Records whose pages are as they were written may still have been bad when they were. */
-static int check_block(struct verify *v, const struct segment *segment, uint32_t layer, uint32_t head) {
+static int check_block(struct verify *v, struct segment *segment, uint32_t layer, uint32_t head) {
   struct record_columns columns;
   uint32_t bad = 0;
   uint64_t first_bad = 0;
+  struct error reason;
   segment_columns(segment, layer, head, &columns);
+  mapped_guard_begin();
   for (uint32_t i = 0; i < columns.count; i++) {
     uint8_t record[RECORD_BYTES];
     record_gather(&columns, i, record);
     if (!record_check(record, layer, head, columns.first + i) && bad++ == 0)
       first_bad = columns.first + i;
   }
+  mapped_guard_end();
+  if (segment_check_readable(segment, NULL, &reason))
+    return verify_problem(v, segment_path(segment), "%s", reason.text);
   v->report->records += columns.count;
   if (!bad)
     return 0;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "store/internal.h"
+#include "store/mapped_fault.h"
 
 struct view {
   struct snapshot *snapshot;
@@ -58,6 +59,16 @@ static int count_bad(struct view *view, int result, bool fresh) {
   return result;
 }
 
+static int check_readable(struct view *view, const struct part *part, struct error *error) {
+  bool fresh = false;
+  int result = part->segment ? segment_check_readable(part->segment, &fresh, error) : 0;
+  return count_bad(view, result, fresh);
+}
+
+int view_check_part(struct view *view, uint32_t at, struct error *error) {
+  return at < view->snapshot->part_count ? check_readable(view, &view->snapshot->parts[at], error) : 0;
+}
+
 int view_columns(struct view *view, uint32_t at, uint32_t layer, uint32_t head, struct record_columns *columns,
                  struct error *error) {
   const struct snapshot *snapshot = view->snapshot;
@@ -94,7 +105,10 @@ int view_tokens(struct view *view, uint64_t first, uint64_t count, uint32_t *ids
       if (result)
         return count_bad(view, result, fresh);
     }
+    mapped_guard_begin();
     memcpy(ids, part_ids(part) + 4 * (size_t)skip, 4 * (size_t)some);
+    mapped_guard_end();
+    result = check_readable(view, part, error);
     ids += some;
     first += some;
     count -= some;
@@ -102,14 +116,20 @@ int view_tokens(struct view *view, uint64_t first, uint64_t count, uint32_t *ids
   return result;
 }
 
-static int copy_records(const struct part *part, uint32_t layer, uint32_t head, uint32_t skip, uint32_t count,
-                        uint8_t *records, struct error *error) {
+static int copy_records(struct view *view, const struct part *part, uint32_t layer, uint32_t head, uint32_t skip,
+                        uint32_t count, uint8_t *records, struct error *error) {
   struct record_columns columns;
   part_columns(part, layer, head, &columns);
+  mapped_guard_begin();
+  for (uint32_t i = 0; i < count; i++)
+    record_gather(&columns, skip + i, records + (size_t)i * RECORD_BYTES);
+  mapped_guard_end();
+  int result = check_readable(view, part, error);
+  if (result)
+    return result;
   for (uint32_t i = 0; i < count; i++) {
-    uint8_t *record = records + (size_t)i * RECORD_BYTES;
+    const uint8_t *record = records + (size_t)i * RECORD_BYTES;
     uint64_t token = columns.first + skip + i;
-    record_gather(&columns, skip + i, record);
     if (!record_check(record, layer, head, token))
       return error_set(error, ERR_CORRUPT, "the record of token %llu, layer %u, head %u is damaged in %s",
                        (unsigned long long)token, layer, head,
@@ -128,7 +148,7 @@ int view_records(struct view *view, uint32_t layer, uint32_t head, uint64_t firs
     const struct part *part = &view->snapshot->parts[snapshot_find(view->snapshot, first)];
     uint32_t skip = (uint32_t)(first - part->first), some = visible(view, part) - skip;
     some = count < some ? (uint32_t)count : some;
-    result = copy_records(part, layer, head, skip, some, records, error);
+    result = copy_records(view, part, layer, head, skip, some, records, error);
     records += (size_t)some * RECORD_BYTES;
     first += some;
     count -= some;

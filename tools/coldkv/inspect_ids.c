@@ -62,6 +62,8 @@ int ids_of_segment(const char *path, struct id_range *range, struct error *error
   if (!result)
     result = id_range_add(range, segment_header(segment)->first, segment_ids(segment), segment_header(segment)->count,
                           error);
+  if (!result)
+    result = segment_check_readable(segment, NULL, error);
   segment_unref(segment);
   return result;
 }

@@ -56,6 +56,7 @@ int record_in_segment(const struct options *o, const char *path, struct found_re
     segment_columns(segment, o->layer, o->head, &columns);
     record_gather(&columns, at, found->record);
     found->id = load_u32(segment_ids(segment) + 4 * (size_t)at);
+    result = segment_check_readable(segment, NULL, error);
     found->head_dim = header->head_dim;
     memcpy(found->model, header->model, sizeof found->model);
     found->model_known = true;

@@ -173,6 +173,7 @@ int inspect_segment(const struct options *options, const char *path, struct repo
     report_blocks(report, segment, options->layer, error);
   else
     report_layers(report, segment, error);
+  (void)segment_check_readable(segment, NULL, error); /* the sentence that says it best */
   segment_unref(segment);
   return -error->code;
 }

@@ -12,6 +12,7 @@
 
 #include "proto/defaults.h"
 #include "proto/limits.h"
+#include "store/mapped_fault.h"
 #include "tools/coldkv/command.h"
 #include "tools/coldkv/report.h"
 
@@ -155,6 +156,8 @@ static int check_options(const struct options *options, bool inspect) {
 int main(int argc, char **argv) {
   /* Widths of characters need a UTF-8 locale; everything else stays as in "C". */
   setlocale(LC_CTYPE, "C.UTF-8");
+  mapped_fault_install();
+  mapped_guard_begin(); /* for good: whatever reads a segment here asks whether it could be read */
   struct options options = {.ids_count = UINT64_MAX};
   if (default_data_dir(options.data, sizeof options.data))
     options.data[0] = '\0';
