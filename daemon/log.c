@@ -7,6 +7,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#define RATE_WINDOW_MS 10000u
+#define RATE_LINES_MAX 10u
+
 void log_line(const char *format, ...) {
   char line[1024] = "coldkvd: ";
   size_t start = strlen(line);
@@ -25,4 +28,19 @@ void log_line(const char *format, ...) {
   line[end++] = '\n';
   ssize_t written = write(STDERR_FILENO, line, end);
   (void)written; /* nobody is left to tell */
+}
+
+bool log_may(struct log_rate *rate, uint64_t now_ms) {
+  if (now_ms - rate->window_ms >= RATE_WINDOW_MS) {
+    if (rate->left_out)
+      log_line("%u more such lines in %llu s were left out", rate->left_out,
+               (unsigned long long)(now_ms - rate->window_ms) / 1000);
+    *rate = (struct log_rate){.window_ms = now_ms};
+  }
+  if (rate->lines == RATE_LINES_MAX) {
+    rate->left_out++;
+    return false;
+  }
+  rate->lines++;
+  return true;
 }

@@ -11,6 +11,7 @@
 #include "store/mapped_fault.h"
 
 #define HEAD_OVERHEAD_BYTES 128u
+#define RESCORE_COST 16u /* of one candidate, in scores of the scan */
 #define SHARED_SCORES_MIN 32768u /* fewer are done before a second thread has woken up */
 
 int request_check_layer(struct request *request, uint64_t layer, uint64_t head) {
@@ -35,7 +36,19 @@ static struct answer_layout layout_of(const struct msg_lookup *lookup, uint64_t 
   return layout;
 }
 
-int lookup_check(struct request *request, uint64_t *answer_bytes) {
+/* Scores of the scan, and those of the candidates, which take longer. */
+static void set_cost(struct request *request, uint64_t heads) {
+  const struct msg_lookup *lookup = &request->params.lookup;
+  uint64_t count = conversation_count(request->session->conversation);
+  uint64_t before = lookup->before < count ? lookup->before : count;
+  uint64_t range = lookup->from < before ? before - lookup->from : 0;
+  uint64_t candidates = lookup->candidates ? lookup->candidates : lookup_default_candidates(range);
+  if (candidates > range)
+    candidates = range;
+  request->cost = lookup->rows * heads * (range + RESCORE_COST * candidates + 1);
+}
+
+int lookup_check(struct request *request) {
   const struct msg_lookup *lookup = &request->params.lookup;
   const struct msg_geometry *geometry = conversation_geometry(request->session->conversation);
   if (request_check_layer(request, lookup->layer, 0))
@@ -49,12 +62,13 @@ int lookup_check(struct request *request, uint64_t *answer_bytes) {
   for (size_t at = 0; at < lookup->queries.size; at += 4)
     if ((load_u32(lookup->queries.data + at) & 0x7f800000u) == 0x7f800000u)
       return error_set(&request->error, ERR_BAD_PARAMS, "conversation.lookup: 'queries'[%zu] is not finite", at / 4);
-  *answer_bytes = layout_of(lookup, geometry->kv_heads).total_bytes + geometry->kv_heads * HEAD_OVERHEAD_BYTES +
-                  MESSAGE_OVERHEAD_BYTES;
-  if (*answer_bytes > LIMIT_MESSAGE_BYTES_MAX)
+  set_cost(request, geometry->kv_heads);
+  request->answer_bytes = layout_of(lookup, geometry->kv_heads).total_bytes +
+                          geometry->kv_heads * HEAD_OVERHEAD_BYTES + MESSAGE_OVERHEAD_BYTES;
+  if (request->answer_bytes > LIMIT_MESSAGE_BYTES_MAX)
     return error_set(&request->error, ERR_LIMIT,
                      "conversation.lookup: the answer could take %llu bytes of at most %u; ask for fewer rows or k",
-                     (unsigned long long)*answer_bytes, LIMIT_MESSAGE_BYTES_MAX);
+                     (unsigned long long)request->answer_bytes, LIMIT_MESSAGE_BYTES_MAX);
   return 0;
 }
 
@@ -239,6 +253,11 @@ static void run_lanes(const struct lookup_team *team, uint32_t tasks, void (*tas
 static void run_heads(struct lookup_work *work, uint32_t heads, struct lookup_worker *worker) {
   struct job_pool *pool = &work->request->server->lookups;
   uint64_t scores = view_count(work->request->view) * heads * work->request->params.lookup.rows;
+  if (!work->request->alone) {
+    for (uint32_t head = 0; head < heads; head++)
+      head_task(work, head, worker);
+    return;
+  }
   if (scores >= SHARED_SCORES_MIN && heads >= pool->thread_count) {
     job_pool_share(pool, heads, head_task, work, worker);
     return;

@@ -24,6 +24,7 @@ static void method_hello(struct request *request) {
       .backend = span_str("cpu"),
       .kernel = span_str(lookup_kernel_name()),
       .durability = span_str(durability_names[request->server->options->durability]),
+      .cold_pages = span_str(fetch_method_name(request->server->fetch_method)),
       .message_bytes_max = LIMIT_MESSAGE_BYTES_MAX,
       .append_tokens_max = LIMIT_APPEND_TOKENS_MAX,
       .ahead_max = LIMIT_AHEAD_MAX,
@@ -38,12 +39,18 @@ static void method_hello(struct request *request) {
 
 static void method_stats(struct request *request) {
   struct msg_stats answer;
-  server_stats(request->server, &answer);
+  server_stats(request->server, request->connection->user, &answer);
   request_answer(request, &answer);
   request_finish(request);
 }
 
+/* It reads everything there is and names files of all users. */
 static void method_verify(struct request *request) {
+  if (!access_operator(request->connection->user->uid)) {
+    error_set(&request->error, ERR_DENIED, "verify: only the user that runs the daemon may");
+    request_finish(request);
+    return;
+  }
   verifier_start(&request->server->verifier);
   if (verifier_pack(&request->server->verifier, &request->packer, request->rpc.id))
     error_set(&request->error, ERR_MEMORY, "verify: out of memory for the answer");
@@ -69,7 +76,7 @@ static void run_calibrate(struct job *job, void *worker) {
   struct request *request = request_of(job);
   const struct msg_model *wanted = &request->params.model;
   struct model *model;
-  if (model_freeze(request->server->archive, request->connection->uid, wanted, &model, &request->error) == 0)
+  if (model_freeze(request->server->archive, request->connection->user->uid, wanted, &model, &request->error) == 0)
     answer_model(request, model);
 }
 
@@ -108,8 +115,8 @@ static void run_model_get(struct job *job, void *worker) {
   const struct msg_model_get *wanted = &request->params.model_get;
   struct model *model;
   int result = wanted->id.size
-                   ? model_get(archive, request->connection->uid, wanted->id.data, &model, &request->error)
-                   : model_find(archive, request->connection->uid, wanted->fingerprint.data, &model, &request->error);
+                   ? model_get(archive, request->connection->user->uid, wanted->id.data, &model, &request->error)
+                   : model_find(archive, request->connection->user->uid, wanted->fingerprint.data, &model, &request->error);
   if (result == 0)
     answer_model(request, model);
 }
@@ -181,7 +188,7 @@ static void run_list(struct job *job, void *worker) {
   msgpack_sbuffer_init(&page.items);
   msgpack_packer_init(&page.packer, &page.items, msgpack_sbuffer_write);
   struct archive *archive = request->server->archive;
-  uint32_t uid = request->connection->uid;
+  uint32_t uid = request->connection->user->uid;
   int result = models ? model_each(archive, uid, after, add_model, &page, &request->error)
                       : conversation_each(archive, uid, after, add_conversation, &page, &request->error);
   request_result(request, result >= 0 ? 0 : result);
@@ -201,7 +208,7 @@ static void run_info(struct job *job, void *worker) {
   char name[LIMIT_NAME_BYTES_MAX + 1];
   copy_name(name, request->params.name.name);
   struct conversation_entry entry;
-  if (conversation_describe(request->server->archive, request->connection->uid, name, &entry, &request->error))
+  if (conversation_describe(request->server->archive, request->connection->user->uid, name, &entry, &request->error))
     return;
   request_answer(request, &entry.message);
   conversation_entry_finish(&entry);
@@ -213,7 +220,7 @@ static void run_delete(struct job *job, void *worker) {
   char name[LIMIT_NAME_BYTES_MAX + 1];
   copy_name(name, request->params.delete.name);
   struct msg_empty answer = {0};
-  if (conversation_delete(request->server->archive, request->connection->uid, name, &request->error) == 0)
+  if (conversation_delete(request->server->archive, request->connection->user->uid, name, &request->error) == 0)
     request_answer(request, &answer);
 }
 
@@ -234,7 +241,7 @@ static void run_open(struct job *job, void *worker) {
   struct request *request = request_of(job);
   struct msg_open_ok *answer = &request->open_ok;
   bool created;
-  if (conversation_open(request->server->archive, request->connection->uid, &request->params.open, &request->opened,
+  if (conversation_open(request->server->archive, request->connection->user->uid, &request->params.open, &request->opened,
                         &created, &request->error))
     return;
   struct conversation *conversation = request->opened;
@@ -272,6 +279,11 @@ static int check_handle(const struct request *request, const struct session *ses
   if (!handle)
     return error_set(error, ERR_LIMIT, "more than %u conversations open on one connection",
                      LIMIT_HANDLES_PER_CONNECTION_MAX);
+  const struct user *user = request->connection->user;
+  uint64_t most = request->server->options->user_conversations;
+  if (!handle->session && user->conversations >= most)
+    return error_set(error, ERR_LIMIT, "user %u has %llu conversations open, as many as one user may", user->uid,
+                     (unsigned long long)most);
   return 0;
 }
 
@@ -290,6 +302,7 @@ static int take_handle(struct request *request) {
     handle = connection_handle_for(connection, NULL);
   int result = check_handle(request, session, handle, &request->error);
   if (!result) {
+    connection->user->conversations += !held;
     handle->session = session;
     handle->write = request->params.open.write || (held && handle->write);
     if (request->params.open.write)
@@ -372,57 +385,74 @@ static void method_append(struct request *request) {
 
 /* --- reads -------------------------------------------------------------------------------------------------------- */
 
-/* Charges the answer, then waits until the effects that were sent before have happened. */
-static void method_read(struct request *request) {
+/* There is room for its answer: waits until the effects that were sent before have happened. */
+static void read_admitted(struct request *request) {
   struct connection *connection = request->connection;
-  uint64_t number = request->method == METHOD_LOOKUP ? request->params.lookup.conversation
-                    : request->method == METHOD_READ ? request->params.read.conversation
-                                                     : request->params.tokens.conversation;
-  uint64_t answer_bytes = request->method == METHOD_TOKENS ? 4 * request->params.tokens.count : 0;
-  int result = use_handle(request, number, false);
-  if (!result && request->method == METHOD_LOOKUP)
-    result = lookup_check(request, &answer_bytes);
-  if (!result && request->method == METHOD_READ)
-    result = read_check(request, &answer_bytes);
-  if (result) {
-    request_finish(request);
-    return;
-  }
-  request->charge += answer_bytes;
-  connection->charged += answer_bytes;
   request->effects_before = connection->effects_sent;
   if (request->effects_before <= connection->effects_done) {
     request_read(request);
     return;
   }
+  request->next = NULL;
   *connection->waiting_end = request;
   connection->waiting_end = &request->next;
+}
+
+static void method_read(struct request *request) {
+  uint64_t number = request->method == METHOD_LOOKUP ? request->params.lookup.conversation
+                    : request->method == METHOD_READ ? request->params.read.conversation
+                                                     : request->params.tokens.conversation;
+  int result = use_handle(request, number, false);
+  if (!result && request->method == METHOD_LOOKUP)
+    result = lookup_check(request);
+  if (!result && request->method == METHOD_READ)
+    result = read_check(request);
+  if (!result && request->method == METHOD_TOKENS)
+    request->cost = request->answer_bytes = request->params.tokens.count * sizeof(uint32_t);
+  if (result) {
+    request_finish(request);
+    return;
+  }
+  request->admitted = read_admitted;
+  connection_admit(request->connection, request);
 }
 
 static void method_list(struct request *request) { request_commit(request, run_list, done_commit); }
 static void method_info(struct request *request) { request_commit(request, run_info, done_commit); }
 
-/* `effect`: reads that the same connection sends later wait until it has happened. */
+#define LIST_ANSWER_BYTES (2u << 20)  /* LIMIT_LIST_MAX models with their RoPE */
+#define INFO_ANSWER_BYTES (256u << 10)
+#define MODEL_ANSWER_BYTES (2u * LIMIT_BLOCKS_MAX * LIMIT_HEAD_DIM_MAX * 4u + MESSAGE_OVERHEAD_BYTES)
+
+/* `effect`: reads that the same connection sends later wait until it has happened. `answer_bytes`: of answers that are
+ * not small; reads find out for themselves. */
 static const struct {
   void (*start)(struct request *request);
   bool effect;
+  uint32_t answer_bytes;
 } method_table[METHOD_COUNT] = {
-    [METHOD_HELLO] = {method_hello, false},
-    [METHOD_MODEL_CALIBRATE] = {method_calibrate, true},
-    [METHOD_MODEL_LIST] = {method_list, false},
-    [METHOD_MODEL_GET] = {method_model_get, false},
-    [METHOD_OPEN] = {method_open, true},
-    [METHOD_LIST] = {method_list, false},
-    [METHOD_INFO] = {method_info, false},
-    [METHOD_CLOSE] = {method_close, false},
-    [METHOD_DELETE] = {method_delete, true},
-    [METHOD_APPEND] = {method_append, true},
-    [METHOD_LOOKUP] = {method_read, false},
-    [METHOD_READ] = {method_read, false},
-    [METHOD_TOKENS] = {method_read, false},
-    [METHOD_STATS] = {method_stats, false},
-    [METHOD_VERIFY] = {method_verify, false},
+    [METHOD_HELLO] = {method_hello, false, 0},
+    [METHOD_MODEL_CALIBRATE] = {method_calibrate, true, MODEL_ANSWER_BYTES},
+    [METHOD_MODEL_LIST] = {method_list, false, LIST_ANSWER_BYTES},
+    [METHOD_MODEL_GET] = {method_model_get, false, MODEL_ANSWER_BYTES},
+    [METHOD_OPEN] = {method_open, true, 0},
+    [METHOD_LIST] = {method_list, false, LIST_ANSWER_BYTES},
+    [METHOD_INFO] = {method_info, false, INFO_ANSWER_BYTES},
+    [METHOD_CLOSE] = {method_close, false, 0},
+    [METHOD_DELETE] = {method_delete, true, 0},
+    [METHOD_APPEND] = {method_append, true, 0},
+    [METHOD_LOOKUP] = {method_read, false, 0},
+    [METHOD_READ] = {method_read, false, 0},
+    [METHOD_TOKENS] = {method_read, false, 0},
+    [METHOD_STATS] = {method_stats, false, 0},
+    [METHOD_VERIFY] = {method_verify, false, INFO_ANSWER_BYTES},
 };
+
+static void start(struct request *request) {
+  request->effect = method_table[request->method].effect;
+  request->connection->effects_sent += request->effect;
+  method_table[request->method].start(request);
+}
 
 void method_dispatch(struct request *request) {
   if (request->server->stopping) {
@@ -430,7 +460,10 @@ void method_dispatch(struct request *request) {
     request_finish(request);
     return;
   }
-  request->effect = method_table[request->method].effect;
-  request->connection->effects_sent += request->effect;
-  method_table[request->method].start(request);
+  request->answer_bytes = method_table[request->method].answer_bytes;
+  request->admitted = start;
+  if (request->answer_bytes)
+    connection_admit(request->connection, request);
+  else
+    start(request);
 }

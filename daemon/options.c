@@ -5,20 +5,22 @@
 #include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "proto/defaults.h"
+#include "proto/limits.h"
 
 #define CONFIG_BYTES_MAX 65536
 #define THREADS_MAX 256u
 #define INTERVAL_MS_MAX 3600000u
-#define INTERVAL_MS_DEFAULT 1000u
-#define TAIL_MEMORY_MB_DEFAULT 1024u
-#define SCAN_MEMORY_MB_DEFAULT 4096u
 #define MEMORY_MB_MAX (1u << 24)
+#define CONNECTIONS_MAX 65536u
+#define USER_COUNT_MAX 1000000u
+#define TIMEOUT_S_MAX 86400u
 
 const char *const durability_names[3] = {"always", "interval", "none"};
 
@@ -39,6 +41,19 @@ static const char help[] =
     "  --tail-memory-mb N    memory for the unsealed ends of conversations; idle ones leave past it (default 1024)\n"
     "  --scan-memory-mb N    memory for the signatures of open conversations (default 4096)\n"
     "  --io-uring on|off     read cold pages through io_uring where it is allowed (default on)\n"
+    "\n"
+    "Who may connect, and what one user may take:\n"
+    "  --allow-users LIST    users beside the daemon's own: names or numbers with commas between them (default none)\n"
+    "  --allow-groups LIST   groups whose members may connect (default none)\n"
+    "  --connections N       connections at a time, of all users (default 1024)\n"
+    "  --user-connections N  of one user (default 256)\n"
+    "  --user-conversations N  open at a time, of one user (default 1024)\n"
+    "  --user-requests N     under way at a time, of one user (default 1024)\n"
+    "  --user-queue-mb N     memory for one user's messages and answers (default 768)\n"
+    "  --quota-mb N          one user's bytes in the archive; 0: as many as there is room for (default 0)\n"
+    "  --client-timeout-s N  hang up on who takes longer to send a whole message or to take an answer; 0: never\n"
+    "                        (default 30)\n"
+    "\n"
     "  --help, --version\n";
 
 static int set_number(const char *key, const char *value, uint64_t min, uint64_t max, uint64_t *out,
@@ -60,42 +75,73 @@ static int set_path(const char *key, const char *value, char *out, struct error 
   return 0;
 }
 
+static int set_durability(struct options *options, const char *value, struct error *error) {
+  for (int i = 0; i < 3; i++)
+    if (strcmp(value, durability_names[i]) == 0) {
+      options->durability = (enum durability)i;
+      return 0;
+    }
+  return error_set(error, ERR_ARGUMENT, "durability: '%.40s' is none of always, interval, none", value);
+}
+
+static int set_io_uring(struct options *options, const char *value, struct error *error) {
+  options->io_uring = strcmp(value, "on") == 0;
+  return options->io_uring || strcmp(value, "off") == 0
+             ? 0
+             : error_set(error, ERR_ARGUMENT, "io-uring: '%.40s' is neither on nor off", value);
+}
+
+/* Options that are numbers; `size` is that of the member. */
+#define NUMBER(key, member, min, max, initial)                                                                         \
+  {key, offsetof(struct options, member), sizeof(((struct options *)0)->member), min, max, initial}
+static const struct number_option {
+  const char *key;
+  size_t offset, size;
+  uint64_t min, max, initial;
+} numbers[] = {
+    NUMBER("threads", threads, 1, THREADS_MAX, 1),
+    NUMBER("interval-ms", interval_ms, 1, INTERVAL_MS_MAX, 1000),
+    NUMBER("tail-memory-mb", tail_memory_mb, 1, MEMORY_MB_MAX, 1024),
+    NUMBER("scan-memory-mb", scan_memory_mb, 0, MEMORY_MB_MAX, 4096),
+    NUMBER("connections", connections, 1, CONNECTIONS_MAX, 1024),
+    NUMBER("user-connections", user_connections, 1, CONNECTIONS_MAX, 256),
+    NUMBER("user-conversations", user_conversations, 1, USER_COUNT_MAX, 1024),
+    NUMBER("user-requests", user_requests, 1, USER_COUNT_MAX, 1024),
+    NUMBER("user-queue-mb", user_queue_mb, 1, MEMORY_MB_MAX, 768),
+    NUMBER("quota-mb", quota_mb, 0, UINT64_MAX >> 20, 0),
+    NUMBER("client-timeout-s", client_timeout_s, 0, TIMEOUT_S_MAX, 30),
+};
+
+static void put_number(struct options *options, const struct number_option *number, uint64_t value) {
+  char *member = (char *)options + number->offset;
+  if (number->size == sizeof(unsigned))
+    *(unsigned *)(void *)member = (unsigned)value;
+  else
+    *(uint64_t *)(void *)member = value;
+}
+
 /* One option by its long name, from either place. */
 static int set_option(struct options *options, const char *key, const char *value, struct error *error) {
-  uint64_t number = 0;
-  int result;
   if (strcmp(key, "data") == 0)
     return set_path(key, value, options->data, error);
   if (strcmp(key, "socket") == 0)
     return set_path(key, value, options->socket, error);
-  if (strcmp(key, "durability") == 0) {
-    for (int i = 0; i < 3; i++)
-      if (strcmp(value, durability_names[i]) == 0) {
-        options->durability = (enum durability)i;
-        return 0;
-      }
-    return error_set(error, ERR_ARGUMENT, "durability: '%.40s' is none of always, interval, none", value);
-  }
-  if (strcmp(key, "threads") == 0) {
-    result = set_number(key, value, 1, THREADS_MAX, &number, error);
-    options->threads = (unsigned)number;
-    return result;
-  }
-  if (strcmp(key, "interval-ms") == 0) {
-    result = set_number(key, value, 1, INTERVAL_MS_MAX, &number, error);
-    options->interval_ms = (unsigned)number;
-    return result;
-  }
-  if (strcmp(key, "tail-memory-mb") == 0)
-    return set_number(key, value, 1, MEMORY_MB_MAX, &options->tail_memory_mb, error);
-  if (strcmp(key, "scan-memory-mb") == 0)
-    return set_number(key, value, 0, MEMORY_MB_MAX, &options->scan_memory_mb, error);
-  if (strcmp(key, "io-uring") == 0) {
-    options->io_uring = strcmp(value, "on") == 0;
-    return options->io_uring || strcmp(value, "off") == 0
-               ? 0
-               : error_set(error, ERR_ARGUMENT, "io-uring: '%.40s' is neither on nor off", value);
-  }
+  if (strcmp(key, "durability") == 0)
+    return set_durability(options, value, error);
+  if (strcmp(key, "io-uring") == 0)
+    return set_io_uring(options, value, error);
+  if (strcmp(key, "allow-users") == 0)
+    return access_set_users(&options->access, value, error);
+  if (strcmp(key, "allow-groups") == 0)
+    return access_set_groups(&options->access, value, error);
+  for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+    if (strcmp(key, numbers[i].key) == 0) {
+      uint64_t number = 0;
+      int result = set_number(key, value, numbers[i].min, numbers[i].max, &number, error);
+      if (!result)
+        put_number(options, &numbers[i], number);
+      return result;
+    }
   return error_set(error, ERR_ARGUMENT, "'%.40s' is no option", key);
 }
 
@@ -164,11 +210,10 @@ static int read_default_file(struct options *options, struct error *error) {
 
 static void set_defaults(struct options *options) {
   memset(options, 0, sizeof *options);
+  for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+    put_number(options, &numbers[i], numbers[i].initial);
   long processors = sysconf(_SC_NPROCESSORS_ONLN);
   options->threads = processors < 1 ? 1 : processors > (long)THREADS_MAX ? THREADS_MAX : (unsigned)processors;
-  options->interval_ms = INTERVAL_MS_DEFAULT;
-  options->tail_memory_mb = TAIL_MEMORY_MB_DEFAULT;
-  options->scan_memory_mb = SCAN_MEMORY_MB_DEFAULT;
   options->io_uring = true;
   if (default_data_dir(options->data, sizeof options->data))
     options->data[0] = 0;
@@ -176,22 +221,54 @@ static void set_defaults(struct options *options) {
     options->socket[0] = 0;
 }
 
+#define LARGE_BYTES ((uint64_t)LIMIT_LARGE_PER_USER_MAX * LIMIT_OUTPUT_BYTES_PER_CONNECTION_MAX)
+#define CONNECTION_BYTES_MIN 131072u
+
+uint64_t options_connection_bytes(const struct options *options) {
+  uint64_t queue = options->user_queue_mb << 20;
+  uint64_t each = queue > LARGE_BYTES ? (queue - LARGE_BYTES) / options->user_connections : 0;
+  return each < CONNECTION_BYTES_MIN                     ? 0
+         : each > LIMIT_OUTPUT_BYTES_PER_CONNECTION_MAX ? LIMIT_OUTPUT_BYTES_PER_CONNECTION_MAX
+                                                        : each;
+}
+
 static int check_complete(const struct options *options, struct error *error) {
   if (!options->data[0])
     return error_set(error, ERR_ARGUMENT, "no place for the archive: give --data DIR, or set HOME");
   if (!options->socket[0])
     return error_set(error, ERR_ARGUMENT, "no place for the socket: give --socket PATH");
+  if (!options_connection_bytes(options))
+    return error_set(error, ERR_ARGUMENT,
+                     "user-queue-mb: %llu are too few for user-connections = %llu; it takes %llu, or fewer connections",
+                     (unsigned long long)options->user_queue_mb, (unsigned long long)options->user_connections,
+                     (unsigned long long)((LARGE_BYTES + options->user_connections * CONNECTION_BYTES_MIN +
+                                           ((UINT64_C(1) << 20) - 1)) >> 20));
   return 0;
 }
 
 int options_read(struct options *options, int argc, char **argv, struct error *error) {
   static const struct option names[] = {
-      {"data", required_argument, NULL, 'o'},        {"socket", required_argument, NULL, 'o'},
-      {"durability", required_argument, NULL, 'o'},  {"threads", required_argument, NULL, 'o'},
-      {"interval-ms", required_argument, NULL, 'o'}, {"tail-memory-mb", required_argument, NULL, 'o'},
-      {"scan-memory-mb", required_argument, NULL, 'o'}, {"io-uring", required_argument, NULL, 'o'},
-      {"config", required_argument, NULL, 'c'},      {"help", no_argument, NULL, 'h'},
-      {"version", no_argument, NULL, 'v'},           {NULL, 0, NULL, 0}};
+      {"data", required_argument, NULL, 'o'},
+      {"socket", required_argument, NULL, 'o'},
+      {"durability", required_argument, NULL, 'o'},
+      {"threads", required_argument, NULL, 'o'},
+      {"interval-ms", required_argument, NULL, 'o'},
+      {"tail-memory-mb", required_argument, NULL, 'o'},
+      {"scan-memory-mb", required_argument, NULL, 'o'},
+      {"io-uring", required_argument, NULL, 'o'},
+      {"allow-users", required_argument, NULL, 'o'},
+      {"allow-groups", required_argument, NULL, 'o'},
+      {"connections", required_argument, NULL, 'o'},
+      {"user-connections", required_argument, NULL, 'o'},
+      {"user-conversations", required_argument, NULL, 'o'},
+      {"user-requests", required_argument, NULL, 'o'},
+      {"user-queue-mb", required_argument, NULL, 'o'},
+      {"quota-mb", required_argument, NULL, 'o'},
+      {"client-timeout-s", required_argument, NULL, 'o'},
+      {"config", required_argument, NULL, 'c'},
+      {"help", no_argument, NULL, 'h'},
+      {"version", no_argument, NULL, 'v'},
+      {NULL, 0, NULL, 0}};
   int letter, index = 0;
   const char *config = NULL;
   set_defaults(options);

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "daemon/access.h"
 #include "proto/error.h"
 
 enum durability {
@@ -25,6 +26,15 @@ struct options {
   uint64_t tail_memory_mb; /* tails of idle conversations leave memory past this */
   uint64_t scan_memory_mb; /* scan regions of open conversations are brought into memory up to this */
   bool io_uring;           /* use it for cold pages where it is allowed */
+  struct access access;    /* who may connect */
+
+  /* What clients may make the daemon hold. */
+  uint64_t connections, user_connections;
+  uint64_t user_conversations; /* open */
+  uint64_t user_requests;      /* under way */
+  uint64_t user_queue_mb;      /* messages and answers */
+  uint64_t quota_mb;           /* a user's bytes in the archive; 0: no bound */
+  uint64_t client_timeout_s;   /* for a message to be complete, for an answer to be taken; 0: for ever */
 };
 
 /* Names of enum durability, in its order. */
@@ -38,5 +48,9 @@ int options_read(struct options *options, int argc, char **argv, struct error *e
 
 /* Reads one config file of at most 64 KiB: lines "key = value", '#' begins a comment. */
 int options_read_file(struct options *options, const char *path, struct error *error);
+
+/* Bytes that each connection may hold at any time: what user_queue_mb leaves beside LIMIT_LARGE_PER_USER_MAX
+ * connections that hold more, for each of user_connections. 0 when it is too little to work with. */
+uint64_t options_connection_bytes(const struct options *options);
 
 #endif

@@ -8,6 +8,8 @@
 /* An answer that a request will make is charged before it exists; this much for those of a few fields. */
 #define ANSWER_BYTES_SMALL 1024u
 #define ZONE_BYTES 4096
+/* What msgpack makes of one element: a pair of a map is two objects. */
+#define ELEMENT_BYTES sizeof(msgpack_object)
 
 static void request_free(struct request *request) {
   if (request->view)
@@ -22,7 +24,7 @@ static void request_free(struct request *request) {
   free(request);
 }
 
-static struct request *request_create(struct connection *connection, uint8_t *bytes, size_t size,
+static struct request *request_create(struct connection *connection, uint8_t *bytes, size_t size, uint32_t elements,
                                       struct error *error) {
   struct request *request = calloc(1, sizeof *request);
   if (!request || !msgpack_zone_init(&request->zone, ZONE_BYTES)) {
@@ -34,7 +36,7 @@ static struct request *request_create(struct connection *connection, uint8_t *by
   request->server = connection->server;
   request->connection = connection;
   request->bytes = bytes;
-  request->charge = size + ANSWER_BYTES_SMALL;
+  request->charge = size + elements * ELEMENT_BYTES + sizeof *request + ZONE_BYTES + ANSWER_BYTES_SMALL;
   msgpack_sbuffer_init(&request->reply);
   msgpack_packer_init(&request->packer, &request->reply, msgpack_sbuffer_write);
   return request;
@@ -54,8 +56,8 @@ static int read_params(struct request *request) {
   return message_unpack(method->params, request->rpc.body, &request->params, error);
 }
 
-int request_start(struct connection *connection, uint8_t *bytes, size_t size, struct error *error) {
-  struct request *request = request_create(connection, bytes, size, error);
+int request_start(struct connection *connection, uint8_t *bytes, size_t size, uint32_t elements, struct error *error) {
+  struct request *request = request_create(connection, bytes, size, elements, error);
   if (!request)
     return -ERR_MEMORY;
   int result = rpc_parse(bytes, size, &request->zone, &request->root, &request->rpc, error);
@@ -65,8 +67,7 @@ int request_start(struct connection *connection, uint8_t *bytes, size_t size, st
     request_free(request);
     return result;
   }
-  connection->requests++;
-  connection->charged += request->charge;
+  connection_request_begun(connection, request->charge);
   atomic_fetch_add(&connection->server->counters.requests, 1);
   if (read_params(request))
     request_finish(request);
@@ -81,6 +82,7 @@ void request_finish(struct request *request) {
     error_set(&request->error, ERR_INTERNAL, "no answer was made");
   if (request->error.code) {
     atomic_fetch_add(&request->server->counters.errors, 1);
+    connection->user->errors++;
     request->reply.size = 0;
     if (rpc_pack_error(&request->packer, request->rpc.id, &request->error))
       request->reply.size = 0;
@@ -110,12 +112,16 @@ void request_commit(struct request *request, void (*run)(struct job *, void *), 
 static void done_lookup(struct job *job) {
   struct request *request = request_of(job);
   struct server *server = request->server;
+  reads_done(request);
   request_finish(request);
   server_job_returned(server);
 }
 
-void request_lookup(struct request *request, void (*run)(struct job *, void *)) {
-  request->job = (struct job){.run = run, .done = done_lookup};
+void request_lookup(struct request *request) {
+  request->job = (struct job){.run = request->method == METHOD_LOOKUP ? lookup_run_job
+                                     : request->method == METHOD_READ ? read_run_job
+                                                                      : tokens_run_job,
+                              .done = done_lookup};
   server_lookup(request->server, &request->job);
 }
 
@@ -135,9 +141,7 @@ static void read_view(struct request *request) {
   if (request->error.code)
     request_finish(request);
   else
-    request_lookup(request, request->method == METHOD_LOOKUP ? lookup_run_job
-                            : request->method == METHOD_READ ? read_run_job
-                                                             : tokens_run_job);
+    reads_put(request);
 }
 
 static void done_prepare(struct job *job) {

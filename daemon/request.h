@@ -12,10 +12,14 @@
 struct request {
   struct job job;     /* the way to a thread and back */
   struct job applied; /* an append's first way back: written, not yet synced */
-  struct request *next; /* in connection.waiting */
+  struct request *next; /* in connection.waiting or connection.reads */
   struct server *server;
   struct connection *connection;
   uint64_t charge;
+  uint64_t answer_bytes; /* that the answer will take at most; charged when `admitted` is called */
+  void (*admitted)(struct request *request);
+  uint64_t cost; /* of a read: scores to be computed, about */
+  bool alone;    /* this read may have the help of all lookup threads */
 
   uint8_t *bytes; /* the message; parameters point into it */
   msgpack_zone zone;
@@ -52,9 +56,9 @@ struct request {
   msgpack_packer packer;
 };
 
-/* Makes a request of a complete message and starts it. Takes over `bytes` (malloc'd). Returns 0, or an error after
+/* Makes a request of a complete message of so many elements and starts it. Takes over `bytes` (malloc'd). Returns 0, or an error after
  * which the connection cannot go on (-ERR_BAD_MESSAGE, -ERR_MEMORY); bytes are freed then. */
-int request_start(struct connection *connection, uint8_t *bytes, size_t size, struct error *error);
+int request_start(struct connection *connection, uint8_t *bytes, size_t size, uint32_t elements, struct error *error);
 
 /* Sends a read (lookup, read, tokens) on its way, now that every effect before it has happened. */
 void request_read(struct request *request);
@@ -65,9 +69,9 @@ void request_finish(struct request *request);
 /* The effect has happened (or failed): reads behind it may go on. Loop only; harmless the second time. */
 void request_effect_done(struct request *request);
 
-/* Sends it to a thread; `run` there, `done` back on the loop. */
+/* Sends it to a thread; `run` there, `done` back on the loop. Reads go by reads_put. */
 void request_commit(struct request *request, void (*run)(struct job *, void *), void (*done)(struct job *));
-void request_lookup(struct request *request, void (*run)(struct job *, void *));
+void request_lookup(struct request *request);
 
 static inline struct request *request_of(struct job *job) {
   return (struct request *)(void *)((char *)job - offsetof(struct request, job));
@@ -95,9 +99,9 @@ void method_dispatch(struct request *request);
 void lookup_run_job(struct job *job, void *worker);
 void read_run_job(struct job *job, void *worker);
 void tokens_run_job(struct job *job, void *worker);
-/* Upper bound of the answer's bytes, or -ERR_LIMIT when it could not be sent. */
-int lookup_check(struct request *request, uint64_t *answer_bytes);
-int read_check(struct request *request, uint64_t *answer_bytes);
+/* Set answer_bytes and cost; -ERR_LIMIT when the answer could not be sent. */
+int lookup_check(struct request *request);
+int read_check(struct request *request);
 
 /* The committer's thread: runs jobs in order, and syncs all appends that wait with one fdatasync per conversation. */
 int committer_start(struct server *server, struct error *error);

@@ -2,22 +2,26 @@
 // SPDX-FileCopyrightText: The coldkv authors
 #include "daemon/server.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "daemon/connection.h"
 #include "daemon/log.h"
 #include "daemon/request.h"
+#include "daemon/service.h"
 #include "daemon/session.h"
-#include "daemon/socket.h"
 #include "daemon/worker.h"
 #include "store/mapped_fault.h"
 
 /* A client that does not take its answers delays a stop by this much. */
 #define STOP_PATIENCE_MS 5000u
+#define TICK_MS_MAX 1000u
+#define TICKS_PER_TIMEOUT 8u
 
 /* --- jobs --------------------------------------------------------------------------------------------------------- */
 
@@ -42,40 +46,17 @@ void server_job_returned(struct server *server) {
     server_stop(server);
 }
 
-/* --- connections -------------------------------------------------------------------------------------------------- */
-
-static void on_connection(uv_stream_t *listener, int status) {
-  struct server *server = listener->data;
-  if (status < 0) {
-    log_line("cannot accept a connection: %s", uv_strerror(status));
-    return;
-  }
-  struct connection *connection = connection_create(server);
-  if (!connection) {
-    log_line("cannot accept a connection: out of memory");
-    return;
-  }
-  struct error error = {0};
-  if (uv_accept(listener, (uv_stream_t *)&connection->pipe)) {
-    connection_close(connection);
-    return;
-  }
-  atomic_fetch_add(&server->counters.connections_total, 1);
-  if (socket_peer(&connection->pipe, &connection->uid, &error)) {
-    log_line("%s", error.text);
-    connection_close(connection);
-  } else if (connection->uid != geteuid()) {
-    log_line("user %u is not allowed to connect", connection->uid);
-    connection_close(connection);
-  } else if (server->connection_count > LIMIT_CONNECTIONS_MAX || server->stopping) {
-    log_line("more than %u connections: one was refused", LIMIT_CONNECTIONS_MAX);
-    connection_close(connection);
-  } else {
-    connection_start(connection);
-  }
-}
+/* --- time --------------------------------------------------------------------------------------------------------- */
 
 static void on_interval(uv_timer_t *timer) { session_sync_all(timer->data); }
+
+static void on_tick(uv_timer_t *timer) {
+  struct server *server = timer->data;
+  for (struct connection *connection = server->connections, *next; connection; connection = next) {
+    next = connection->next;
+    connection_check_time(connection, server->tick_ms);
+  }
+}
 
 /* --- stopping ----------------------------------------------------------------------------------------------------- */
 
@@ -90,7 +71,8 @@ static void on_patience_over(uv_timer_t *timer) {
 static void begin_stop(struct server *server) {
   server->stopping = true;
   atomic_store(&server->verifier.stop, true);
-  uv_close((uv_handle_t *)&server->listener, NULL); /* libuv removes the socket file */
+  service_tell("STOPPING=1\nSTATUS=Answering what is under way and syncing");
+  listener_close(&server->listener);
   uv_timer_stop(&server->interval);
   uv_timer_start(&server->interval, on_patience_over, STOP_PATIENCE_MS, 0);
   for (struct connection *connection = server->connections, *next; connection; connection = next) {
@@ -106,6 +88,8 @@ void server_stop(struct server *server) {
       uv_is_closing((uv_handle_t *)&server->interval))
     return;
   uv_close((uv_handle_t *)&server->interval, NULL);
+  uv_close((uv_handle_t *)&server->tick, NULL);
+  budget_finish(server);
   uv_close((uv_handle_t *)&server->on_term, NULL);
   uv_close((uv_handle_t *)&server->on_int, NULL);
   job_returns_close(&server->returns);
@@ -149,27 +133,48 @@ static int start_threads(struct server *server, void **workers, struct error *er
 
 /* Handles that server_stop closes; none of these calls fails on a fresh loop. */
 static void init_handles(struct server *server) {
-  uv_pipe_init(&server->loop, &server->listener, 0);
   uv_signal_init(&server->loop, &server->on_term);
   uv_signal_init(&server->loop, &server->on_int);
   uv_timer_init(&server->loop, &server->interval);
-  server->listener.data = server->on_term.data = server->on_int.data = server->interval.data = server;
+  uv_timer_init(&server->loop, &server->tick);
+  budget_init(server);
+  reads_init(server);
+  server->tick.data = server->on_term.data = server->on_int.data = server->interval.data = server;
+}
+
+static void announce(struct server *server) {
+  const struct options *options = server->options;
+  const char *cold = fetch_method_name(server->fetch_method);
+  if (options->io_uring && server->fetch_method != FETCH_IO_URING)
+    log_line("io_uring is not allowed here or not built in: cold pages are read by %s", cold);
+  log_line("archive %s, socket %s%s, durability %s, %u lookup threads, kernel %s, cold pages by %s", options->data,
+           server->listener.made ? options->socket : "of the service manager",
+           access_shared(&options->access) ? " (shared)" : "", durability_names[options->durability],
+           options->threads, lookup_kernel_name(), cold);
+  log_line("at most %llu connections; of one user %llu, with %llu MiB for messages and answers",
+           (unsigned long long)options->connections, (unsigned long long)options->user_connections,
+           (unsigned long long)options->user_queue_mb);
+  service_tell("READY=1\nSTATUS=Serving the archive %s; kernel %s, cold pages by %s", options->data,
+               lookup_kernel_name(), cold);
 }
 
 static int serve(struct server *server, struct error *error) {
+  const struct options *options = server->options;
   init_handles(server);
-  int result = socket_listen(&server->listener, server->options->socket, on_connection, error);
+  int result = listener_open(&server->listener, server, error);
   if (!result && (uv_signal_start(&server->on_term, on_signal, SIGTERM) ||
                   uv_signal_start(&server->on_int, on_signal, SIGINT)))
     result = error_set(error, ERR_IO, "cannot watch for signals");
-  if (!result && server->options->durability == DURABILITY_INTERVAL)
-    uv_timer_start(&server->interval, on_interval, server->options->interval_ms, server->options->interval_ms);
+  if (!result && options->durability == DURABILITY_INTERVAL)
+    uv_timer_start(&server->interval, on_interval, options->interval_ms, options->interval_ms);
+  server->tick_ms = options->client_timeout_s * 1000 / TICKS_PER_TIMEOUT;
+  server->tick_ms = server->tick_ms > TICK_MS_MAX ? TICK_MS_MAX : server->tick_ms;
+  if (server->tick_ms)
+    uv_timer_start(&server->tick, on_tick, server->tick_ms, server->tick_ms);
   if (result)
     server_stop(server);
   else
-    log_line("archive %s, socket %s, durability %s, %u lookup threads, kernel %s, cold pages by %s",
-             server->options->data, server->options->socket, durability_names[server->options->durability],
-             server->options->threads, lookup_kernel_name(), fetch_method_name(server->fetch_method));
+    announce(server);
   uv_run(&server->loop, UV_RUN_DEFAULT);
   return result;
 }
@@ -206,17 +211,38 @@ static void raise_limits(void) {
   }
 }
 
+/* An archive that was made by hand, or by a copy, may be open to others. */
+static int close_directory(const char *path, struct error *error) {
+  struct stat status;
+  if (stat(path, &status))
+    return errno == ENOENT ? 0 : error_set_errno(error, errno, "cannot look at the archive %s", path);
+  if (!S_ISDIR(status.st_mode) || !(status.st_mode & 077))
+    return 0;
+  if (chmod(path, 0700))
+    return error_set_errno(error, errno, "the archive %s is open to other users (mode %03o), and its mode cannot be set",
+                           path, (unsigned)status.st_mode & 0777u);
+  log_line("the archive %s was open to other users (mode %03o); it is not any more", path,
+           (unsigned)status.st_mode & 0777u);
+  return 0;
+}
+
 int server_run(const struct options *options, struct error *error) {
   struct server *server = calloc(1, sizeof *server);
   if (!server)
     return error_set(error, ERR_MEMORY, "out of memory");
   server->options = options;
   server->started_ns = uv_hrtime();
+  server->connection_bytes = options_connection_bytes(options);
   signal(SIGPIPE, SIG_IGN);
   mapped_fault_install();
+  umask(077); /* whatever it was: directories get 0700, files 0600 */
   raise_limits();
   struct archive_options archive_options = {.log = on_archive_line};
-  int result = archive_open(&server->archive, options->data, &archive_options, error);
+  int result = service_socket(&server->listener.fd, error);
+  if (!result)
+    result = close_directory(options->data, error);
+  if (!result)
+    result = archive_open(&server->archive, options->data, &archive_options, error);
   if (!result && uv_loop_init(&server->loop))
     result = error_set(error, ERR_IO, "cannot make an event loop");
   if (!result) {
@@ -226,42 +252,4 @@ int server_run(const struct options *options, struct error *error) {
   archive_close(server->archive);
   free(server);
   return result;
-}
-
-/* --- figures ------------------------------------------------------------------------------------------------------ */
-
-void server_stats(struct server *server, struct msg_stats *stats) {
-  const struct archive_counters *archive = archive_counters(server->archive);
-  struct counters *own = &server->counters;
-  uint64_t conversations = 0;
-  for (const struct session *session = server->sessions; session; session = session->next)
-    conversations++;
-  *stats = (struct msg_stats){
-      .uptime_s = (uv_hrtime() - server->started_ns) / 1000000000u,
-      .connections = server->connection_count,
-      .connections_total = atomic_load(&own->connections_total),
-      .requests = atomic_load(&own->requests),
-      .errors = atomic_load(&own->errors),
-      .bad_messages = atomic_load(&own->bad_messages),
-      .conversations_open = conversations,
-      .segments_mapped = atomic_load(&archive->segments_mapped),
-      .tail_bytes = atomic_load(&archive->tail_bytes),
-      .scan_kept_bytes = atomic_load(&archive->scan_kept_bytes),
-      .appended_tokens = atomic_load(&archive->appended_tokens),
-      .appended_bytes = atomic_load(&archive->appended_bytes),
-      .log_syncs = atomic_load(&archive->log_syncs),
-      .segments_sealed = atomic_load(&archive->segments_sealed),
-      .lookups = atomic_load(&own->lookups),
-      .lookup_rows = atomic_load(&own->lookup_rows),
-      .scanned_bytes = atomic_load(&own->scanned_bytes),
-      .fetched_bytes = atomic_load(&own->fetched_bytes),
-      .fetched_candidates = atomic_load(&own->fetched_candidates),
-      .cold_pages = atomic_load(&own->cold_pages),
-      .winners = atomic_load(&own->winners),
-      .bad_records = atomic_load(&own->bad_records),
-      .bad_pages = atomic_load(&archive->bad_pages),
-      .torn_frames = atomic_load(&archive->torn_frames),
-      .quarantined = atomic_load(&archive->quarantined),
-      .read_only = archive_read_only(server->archive),
-  };
 }

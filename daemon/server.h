@@ -16,7 +16,9 @@
 #include <uv.h>
 
 #include "daemon/job.h"
+#include "daemon/listener.h"
 #include "daemon/options.h"
+#include "daemon/reads.h"
 #include "daemon/verifier.h"
 #include "proto/messages.h"
 #include "store/archive.h"
@@ -24,10 +26,11 @@
 
 struct connection;
 struct session;
+struct user;
 
 /* Figures of struct msg_stats that the archive does not count; any thread may add. */
 struct counters {
-  _Atomic uint64_t connections_total, requests, errors, bad_messages;
+  _Atomic uint64_t connections_total, requests, errors, bad_messages, refused, timed_out;
   _Atomic uint64_t lookups, lookup_rows, scanned_bytes, fetched_bytes, fetched_candidates, cold_pages, winners;
   _Atomic uint64_t bad_records;
 };
@@ -35,9 +38,11 @@ struct counters {
 struct server {
   const struct options *options;
   uv_loop_t loop;
-  uv_pipe_t listener;
+  struct listener listener;
   uv_signal_t on_term, on_int;
   uv_timer_t interval; /* durability "interval" */
+  uv_timer_t tick;     /* looks for clients that keep the daemon waiting */
+  uint64_t tick_ms;
   uint64_t started_ns;
 
   struct archive *archive;
@@ -50,6 +55,13 @@ struct server {
 
   struct connection *connections;
   uint32_t connection_count;
+  struct user *users; /* that have connections */
+  struct log_rate timeout_log;
+
+  uint64_t connection_bytes; /* that each may hold at any time */
+  TAILQ_HEAD(connection_line, connection) line; /* connections that wait for something to become free */
+  uv_idle_t line_wake;
+  struct read_schedule reads;
   struct session *sessions;
   uint32_t jobs_out; /* handed to threads and not returned */
   struct verifier verifier;
@@ -71,7 +83,7 @@ void server_job_returned(struct server *server);
  * synced and closed. */
 void server_stop(struct server *server);
 
-/* Figures of this moment. */
-void server_stats(struct server *server, struct msg_stats *stats);
+/* Figures of this moment, as far as that user may see them. */
+void server_stats(struct server *server, const struct user *user, struct msg_stats *stats);
 
 #endif

@@ -11,7 +11,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define BACKLOG 128
+#include "daemon/log.h"
+
+#define BACKLOG 1024 /* clients that all start at once wait here, not in an error */
 
 static int address_of(const char *path, struct sockaddr_un *address, struct error *error) {
   memset(address, 0, sizeof *address);
@@ -23,18 +25,16 @@ static int address_of(const char *path, struct sockaddr_un *address, struct erro
   return 0;
 }
 
-static int make_directory(const char *path, struct error *error) {
+static int make_directory(const char *path, bool shared, struct error *error) {
   char dir[PATH_MAX];
   snprintf(dir, sizeof dir, "%s", path);
   char *slash = strrchr(dir, '/');
   if (!slash || slash == dir)
     return 0;
   *slash = 0;
-  if (mkdir(dir, 0700) == 0)
-    return 0;
-  if (errno != EEXIST)
-    return error_set_errno(error, errno, "cannot make the socket's directory %s", dir);
-  return 0;
+  if (mkdir(dir, 0700)) /* less what the umask takes */
+    return errno == EEXIST ? 0 : error_set_errno(error, errno, "cannot make the socket's directory %s", dir);
+  return chmod(dir, shared ? 0711 : 0700) ? error_set_errno(error, errno, "cannot set the mode of %s", dir) : 0;
 }
 
 /* /tmp/coldkv-UID may have been made by somebody else to lure clients. */
@@ -72,31 +72,53 @@ static int remove_stale(const char *path, const struct sockaddr_un *address, str
   return 0;
 }
 
-int socket_listen(uv_pipe_t *listener, const char *path, uv_connection_cb on_connection, struct error *error) {
+/* Other users have to get as far as the socket. */
+static void warn_unreachable(const char *path) {
+  char dir[PATH_MAX];
+  snprintf(dir, sizeof dir, "%s", path);
+  char *slash = strrchr(dir, '/');
+  struct stat status;
+  if (!slash || slash == dir)
+    return;
+  *slash = 0;
+  if (stat(dir, &status) == 0 && !(status.st_mode & S_IXOTH))
+    log_line("%s keeps other users out (mode %03o): those that allow-users and allow-groups name cannot reach the "
+             "socket in it", dir, (unsigned)status.st_mode & 0777u);
+}
+
+static int bind_socket(int fd, const char *path, const struct sockaddr_un *address, bool shared,
+                       struct error *error) {
+  if (bind(fd, (const struct sockaddr *)address, sizeof *address))
+    return error_set_errno(error, errno, "cannot make the socket %s", path);
+  /* nobody can connect before listen() */
+  if (chmod(path, shared ? 0666 : 0600) || listen(fd, BACKLOG)) {
+    int result = error_set_errno(error, errno, "cannot listen on %s", path);
+    unlink(path);
+    return result;
+  }
+  return 0;
+}
+
+int socket_listen(const char *path, bool shared, int *fd, struct error *error) {
   struct sockaddr_un address;
   int result = address_of(path, &address, error);
   if (!result)
-    result = make_directory(path, error);
+    result = make_directory(path, shared, error);
   if (!result)
     result = check_directory(path, error);
   if (!result)
     result = remove_stale(path, &address, error);
   if (result)
     return result;
-  mode_t mask = umask(0177);
-  int status = uv_pipe_bind(listener, path);
-  umask(mask);
-  if (!status)
-    status = uv_listen((uv_stream_t *)listener, BACKLOG, on_connection);
-  return status ? error_set(error, ERR_IO, "cannot listen on %s: %s", path, uv_strerror(status)) : 0;
-}
-
-int socket_peer(const uv_pipe_t *pipe, uint32_t *uid, struct error *error) {
-  uv_os_fd_t fd;
-  struct ucred peer;
-  socklen_t size = sizeof peer;
-  if (uv_fileno((const uv_handle_t *)pipe, &fd) || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size))
-    return error_set_errno(error, errno, "cannot tell who connected");
-  *uid = peer.uid;
-  return 0;
+  *fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (*fd < 0)
+    return error_set_errno(error, errno, "cannot make a socket");
+  result = bind_socket(*fd, path, &address, shared, error);
+  if (result) {
+    close(*fd);
+    *fd = -1;
+  } else if (shared) {
+    warn_unreachable(path);
+  }
+  return result;
 }

@@ -38,11 +38,11 @@
 #define LIMIT_MESSAGE_DEPTH_MAX 8u
 #define LIMIT_MESSAGE_ELEMENTS_MAX 65536u
 
-/* What one connection may make the daemon hold. */
-#define LIMIT_CONNECTIONS_MAX 1024u
+/* What one connection may make the daemon hold; what one user may is in the daemon's options. */
 #define LIMIT_HANDLES_PER_CONNECTION_MAX 256u
 #define LIMIT_REQUESTS_PER_CONNECTION_MAX 64u
 #define LIMIT_OUTPUT_BYTES_PER_CONNECTION_MAX (64u << 20)
+#define LIMIT_LARGE_PER_USER_MAX 4u /* connections of one user that hold more than their share at a time */
 
 /* Retrieval default: C = clamp(N / 32, 1024, 4096). */
 #define DEFAULT_CANDIDATES_DIVISOR 32u

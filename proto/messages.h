@@ -63,6 +63,7 @@ struct msg_hello {
 struct msg_hello_ok {
   uint64_t protocol;
   struct span server, backend, kernel, durability;
+  struct span cold_pages; /* how they are read: "io_uring" or "madvise" */
   uint64_t message_bytes_max, append_tokens_max, ahead_max, rows_max, k_max, candidates_max, segment_tokens;
 };
 
@@ -204,6 +205,8 @@ struct msg_tokens_ok {
   X(requests)                                                                                                          \
   X(errors)                 /* requests answered with an error */                                                      \
   X(bad_messages)           /* connections closed for bytes that are no message */                                     \
+  X(refused)                /* connections: not allowed, or past a limit */                                            \
+  X(timed_out)              /* connections closed for what did not come, or was not taken, in time */                  \
   X(conversations_open)     /* now */                                                                                  \
   X(segments_mapped)        /* now */                                                                                  \
   X(tail_bytes)             /* now: tails in memory */                                                                 \
@@ -217,6 +220,7 @@ struct msg_tokens_ok {
   X(scanned_bytes)          /* signatures and scales read by scans */                                                  \
   X(fetched_bytes)          /* key codes of candidates and records of winners read by lookups */                       \
   X(fetched_candidates)                                                                                                \
+  X(io_uring)               /* now: 1 when cold pages are read through it */                                           \
   X(cold_pages)             /* that lookups had read from disk together */                                             \
   X(winners)                                                                                                           \
   X(bad_records)            /* winners that failed their CRC and were replaced */                                      \

@@ -57,6 +57,30 @@ static void test_defaults(void **state) {
   assert_true(strlen(options.socket) > 0);
 }
 
+static void test_limits(void **state) {
+  (void)state;
+  struct options options;
+  struct error error;
+  assert_int_equal(READ("--data", "/d"), 0);
+  assert_int_equal(options.connections, 1024);
+  assert_int_equal(options.user_connections, 256);
+  assert_int_equal(options.user_conversations, 1024);
+  assert_int_equal(options.user_requests, 1024);
+  assert_int_equal(options.quota_mb, 0);
+  assert_int_equal(options.client_timeout_s, 30);
+  assert_false(access_shared(&options.access));
+  assert_int_equal(options_connection_bytes(&options), 2 << 20);
+  assert_int_equal(READ("--data", "/d", "--user-queue-mb", "100000"), 0);
+  assert_int_equal(options_connection_bytes(&options), 64 << 20);
+  assert_int_equal(READ("--data", "/d", "--user-queue-mb", "288"), 0);
+  assert_int_equal(options_connection_bytes(&options), 128 << 10);
+  assert_int_equal(READ("--data", "/d", "--user-queue-mb", "287"), -ERR_ARGUMENT);
+  assert_non_null(strstr(error.text, "it takes 288"));
+  assert_int_equal(READ("--data", "/d", "--allow-groups", "0", "--quota-mb", "5"), 0);
+  assert_true(access_shared(&options.access));
+  assert_int_equal(options.quota_mb, 5);
+}
+
 static void test_errors_say_where(void **state) {
   (void)state;
   struct options options;
@@ -66,6 +90,7 @@ static void test_errors_say_where(void **state) {
   } cases[] = {
       {"threads = 0\n", "line 1"},   {"\n\nthreads = 1x\n", "line 3"}, {"durability = often", "often"},
       {"nonsense = 1\n", "nonsense"}, {"threads\n", "key = value"},      {"data =\n", "empty"},
+      {"allow-users = root,,no such user\n", "no such user"}, {"quota-mb = -1\n", "quota-mb"},
       {"threads = -1\n", "line 1"},  {"threads = 99999999999999999999\n", "line 1"},
   };
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -119,6 +144,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_command_line_wins_over_file),
       cmocka_unit_test(test_defaults),
+      cmocka_unit_test(test_limits),
       cmocka_unit_test(test_errors_say_where),
       cmocka_unit_test(test_files_that_are_no_config),
   };

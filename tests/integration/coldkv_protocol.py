@@ -39,7 +39,10 @@ class Client:
 
     def send(self, method, **params):
         self.next_id += 1
-        self.socket.sendall(msgpack.packb([0, self.next_id, method, params], use_bin_type=True))
+        try:
+            self.socket.sendall(msgpack.packb([0, self.next_id, method, params], use_bin_type=True))
+        except BrokenPipeError:
+            pass  # it has hung up; what it said before can still be read
         return self.next_id
 
     def receive(self):

@@ -75,7 +75,7 @@ int peer_start(struct peer *peer, const struct bench_options *options, uint32_t 
     result = service_init(&peer->service, options->coldkvd, peer->scratch, NULL, error);
   if (!result)
     result = service_start(&peer->service, error);
-  if (!result && rpc_connect(&peer->rpc, peer->service.socket, error))
+  if (!result && rpc_connect(&peer->rpc, peer->service.socket, true, error))
     result = -error->code;
   return result ? result : greet(peer, error);
 }

@@ -23,18 +23,19 @@ struct rpc_connection {
   msgpack_zone *zone;
 };
 
-static int check_peer(int fd, const char *path, struct error *error) {
+/* Another user's daemon is asked only by who names its socket. */
+static int check_peer(int fd, const char *path, bool given, struct error *error) {
   struct ucred peer;
   socklen_t size = sizeof peer;
   if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size))
     return error_set_errno(error, errno, "cannot find out who listens at %s", path);
-  if (peer.uid != geteuid())
-    return error_set(error, ERR_DENIED, "user %lu listens at %s, not you; give --socket", (unsigned long)peer.uid,
-                     path);
+  if (!given && peer.uid != geteuid() && peer.uid != 0)
+    return error_set(error, ERR_DENIED, "user %lu listens at %s, not you; if you mean that one, give --socket",
+                     (unsigned long)peer.uid, path);
   return 0;
 }
 
-static int connect_socket(const char *path, struct error *error) {
+static int connect_socket(const char *path, bool given, struct error *error) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
   if (!path[0] || strlen(path) >= sizeof address.sun_path)
     return error_set(error, ERR_ARGUMENT, "the socket's path is empty or has more than %zu bytes: '%s'",
@@ -53,7 +54,7 @@ static int connect_socket(const char *path, struct error *error) {
     return error_set_errno(error, reason, "cannot connect to %s", path);
   }
   struct timeval timeout = {.tv_sec = TIMEOUT_S};
-  int result = check_peer(fd, path, error);
+  int result = check_peer(fd, path, given, error);
   if (!result && (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout) ||
                   setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout)))
     result = error_set_errno(error, errno, "cannot set a time limit for %s", path);
@@ -64,9 +65,9 @@ static int connect_socket(const char *path, struct error *error) {
   return fd;
 }
 
-int rpc_connect(struct rpc_connection **connection, const char *path, struct error *error) {
+int rpc_connect(struct rpc_connection **connection, const char *path, bool given, struct error *error) {
   *connection = NULL;
-  int fd = connect_socket(path, error);
+  int fd = connect_socket(path, given, error);
   if (fd == -ERR_UNREACHABLE)
     return 1;
   if (fd < 0)

@@ -10,8 +10,8 @@
 struct rpc_connection;
 
 /* Connects to the socket at `path`. Returns 0, 1 when no daemon listens there (`error` says so too), or -code.
- * A socket of another user is refused: ERR_DENIED. */
-int rpc_connect(struct rpc_connection **connection, const char *path, struct error *error);
+ * A socket of another user than this one or root is refused (ERR_DENIED) unless it was given, not guessed. */
+int rpc_connect(struct rpc_connection **connection, const char *path, bool given, struct error *error);
 void rpc_disconnect(struct rpc_connection *connection); /* NULL is allowed */
 
 /* Calls `method` with `params` and unpacks its answer into `result`, whose spans and lists live until the next call on

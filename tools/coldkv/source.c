@@ -6,7 +6,7 @@ int source_daemon(const struct options *options, struct rpc_connection **connect
   *connection = NULL;
   if (!options->socket[0])
     return error_set(error, ERR_ARGUMENT, "no place for the daemon's socket; give --socket");
-  int result = rpc_connect(connection, options->socket, error);
+  int result = rpc_connect(connection, options->socket, options->socket_given, error);
   return result > 0 ? -ERR_UNREACHABLE : result;
 }
 
@@ -15,7 +15,7 @@ int source_open(const struct options *options, struct rpc_connection **connectio
   if (options->socket_given)
     return source_daemon(options, connection, error);
   if (!options->data_given && options->socket[0]) {
-    int result = rpc_connect(connection, options->socket, error);
+    int result = rpc_connect(connection, options->socket, options->socket_given, error);
     if (result <= 0)
       return result;
   }

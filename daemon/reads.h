@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// Whose lookup is next. The lookup threads are given little more than they work on; what else there is waits at its
+// connection, and the connection that has been served least goes first (start-time fair queueing: Goyal, Vin and Cheng,
+// 1996). So a client that sends many or large lookups waits for its own, not others for it. Loop only.
+#ifndef COLDKV_DAEMON_READS_H
+#define COLDKV_DAEMON_READS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+struct connection;
+struct request;
+struct server;
+
+/* Part of a connection. */
+struct read_queue {
+  struct request *first, **end;
+  uint64_t served; /* cost of what was given to the threads, never behind that of who is being served */
+  bool queued;
+  TAILQ_ENTRY(connection) entry;
+};
+
+/* Part of the server. */
+struct read_schedule {
+  TAILQ_HEAD(read_connections, connection) connections; /* that have reads waiting */
+  uint32_t out, heavy_out;                              /* with the threads */
+  const struct connection *last; /* that a read came from */
+  uint64_t other_ms;             /* when one came from another connection than the one before */
+  uint64_t now; /* `served` of the connection whose read was given out last */
+};
+
+void reads_init(struct server *server);
+void reads_init_queue(struct read_queue *queue);
+
+/* Takes a read whose turn in its own connection has come; request->cost tells how much work it is. */
+void reads_put(struct request *request);
+/* A read is back from the threads. */
+void reads_done(struct request *request);
+
+#endif
