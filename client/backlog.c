@@ -60,6 +60,8 @@ bool append_error_passes(int code) {
   case ERR_LIMIT:
   case ERR_SHUTTING_DOWN:
   case ERR_INTERNAL:
+  case ERR_CORRUPT:
+  case ERR_DENIED:
     return true;
   default:
     return false;
@@ -75,8 +77,10 @@ int backlog_acknowledge(struct coldkv_conv *conv, uint64_t end, uint64_t stored,
                      (unsigned long long)end, conv->name, (unsigned long long)stored, (unsigned long long)durable);
   if (stored > conv->stored)
     conv->stored = stored;
-  if (durable > conv->durable)
+  if (durable > conv->durable) {
     conv->durable = durable;
+    connection_worked(&conv->client->connection);
+  }
   while (backlog->head && backlog->head != backlog->cursor &&
          backlog->head->first + backlog->head->count <= conv->durable)
     pop(backlog);
@@ -124,7 +128,7 @@ static void refused(struct coldkv_conv *conv, uint64_t first, const struct error
     return;
   }
   if (append_error_passes(error->code)) {
-    backlog->trouble = *error;
+    backlog->trouble = conv->last = *error;
     backlog->retry_at_ms = clock_ms() + APPEND_RETRY_MS;
     send_again(conv, conv->stored);
     return;
@@ -168,8 +172,9 @@ static int send_frame(struct coldkv_conv *conv, const struct frame *frame) {
 
 void backlog_drive(struct coldkv_conv *conv) {
   struct backlog *backlog = &conv->backlog;
-  while (backlog->cursor && backlog->in_flight < APPENDS_IN_FLIGHT_MAX && clock_ms() >= backlog->retry_at_ms &&
-         connection_queued(&conv->client->connection) <= OUTPUT_BYTES_QUEUED) {
+  const struct connection *c = &conv->client->connection;
+  while (backlog->cursor && backlog->in_flight < APPENDS_IN_FLIGHT_MAX && c->pending_count < APPENDS_PENDING_MAX &&
+         clock_ms() >= backlog->retry_at_ms && connection_queued(c) <= OUTPUT_BYTES_QUEUED) {
     if (send_frame(conv, backlog->cursor))
       return; /* no memory or too many requests under way: the next turn tries again */
     backlog->in_flight++;

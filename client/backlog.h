@@ -56,7 +56,8 @@ bool backlog_settled(const struct backlog *backlog);
 int backlog_acknowledge(struct coldkv_conv *conv, uint64_t end, uint64_t stored, uint64_t durable,
                         struct error *error);
 
-/* True for errors that another attempt may not meet: disk full, read-only, busy, stopping. */
+/* True for errors that another attempt may not meet: disk full, read-only, busy, stopping, or what a person can put
+ * right (rights, a damaged file) without this process losing its tokens. */
 bool append_error_passes(int code);
 
 #endif

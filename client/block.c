@@ -85,6 +85,7 @@ static int begin(coldkv_conv *conv, const uint32_t *ids, uint32_t n, const int64
     return api_fail(ERR_ARGUMENT, "a block needs a conversation and ids");
   struct error error = {0};
   int result = check_begin(conv, ids, n, &error);
+  patience_block(conv);
   if (!result)
     result = hand_over(conv, n, &error);
   if (result)
@@ -109,6 +110,7 @@ int coldkv_end(coldkv_conv *conv) {
   conv->block.open = false;
   conv->tokens += conv->block.count;
   resume_step(conv);
+  client_turn(conv->client, 0); /* a large append goes out bit by bit, as the socket takes it */
   return 0;
 }
 

@@ -26,6 +26,7 @@ int coldkv_client_create(coldkv_client **client, const char *socket_path,
   const struct coldkv_client_options *wanted = options ? options : &defaults;
   made->timeout_ms = wanted->timeout_ms ? wanted->timeout_ms : DEFAULT_TIMEOUT_MS;
   made->sync_timeout_ms = wanted->sync_timeout_ms ? wanted->sync_timeout_ms : DEFAULT_SYNC_TIMEOUT_MS;
+  made->block_timeout_ms = wanted->block_timeout_ms ? wanted->block_timeout_ms : DEFAULT_BLOCK_TIMEOUT_MS;
   made->backlog_bytes = wanted->backlog_bytes ? wanted->backlog_bytes : DEFAULT_BACKLOG_BYTES;
   struct error error = {0};
   int result = connection_init(&made->connection, socket_path ? socket_path : path, made->timeout_ms, &error);
@@ -106,7 +107,8 @@ static int wait_up(struct coldkv_client *client, uint64_t deadline_ms, struct er
   }
   if (c->state == LINK_UP)
     return 0;
-  return error_set(error, c->reason.code == ERR_VERSION ? ERR_VERSION : ERR_UNREACHABLE, "%s", c->reason.text);
+  bool lasting = c->reason.code == ERR_VERSION || c->reason.code == ERR_STATE;
+  return error_set(error, lasting ? c->reason.code : ERR_UNREACHABLE, "%s", c->reason.text);
 }
 
 int client_call(struct coldkv_client *client, enum method_id method, const void *params, take_fn *take, void *context,

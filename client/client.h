@@ -11,7 +11,7 @@ struct coldkv_conv;
 
 struct coldkv_client {
   struct connection connection;
-  uint32_t timeout_ms, sync_timeout_ms;
+  uint32_t timeout_ms, sync_timeout_ms, block_timeout_ms;
   uint64_t backlog_bytes;
   struct coldkv_conv *conversations; /* linked by their `next` */
   uint32_t models;

@@ -23,7 +23,15 @@
  * - Retrieved tokens are 64 of all the old ones, at about 3 bits a coordinate: what needs every old token at once
  *   (counting, summing up a whole book) or bit-exact attention is not to be had this way.
  * - One conversation has one writer. A second process that opens it for writing gets COLDKV_EBUSY.
- * - An object and everything made from it belong to one thread at a time. Different clients are independent.
+ * - A client, its models and its conversations belong to one thread at a time; a lock of yours may hand them on to
+ *   another. Different clients are independent: use them from different threads as you like.
+ * - There is no thread inside: between your calls nothing is sent, received or retried. Before a long pause call
+ *   coldkv_sync.
+ * - After fork() the client stays with the parent. In the child every call that needs the daemon fails with
+ *   COLDKV_ESTATE; the child may close and destroy its copies, which the daemon does not see. A child that outlives its
+ *   parent without doing so, or an exec, keeps the writer's lease.
+ * - No signal is raised (SIGPIPE included), caught or blocked, and a signal of yours cuts no call short. The socket
+ *   never takes the place of a closed standard input, output or error.
  * - Without a daemon the conversation goes on with the hot window alone and coldkv_get_status says so; see there.
  *
  * Every function that returns int returns 0 or a negative COLDKV_E code; coldkv_error() then has a sentence about it.
@@ -82,10 +90,19 @@ COLDKV_API const char *coldkv_version(void);
 
 typedef struct coldkv_client coldkv_client;
 
+/* Waiting for the daemon. Generation never waits longer than this, whatever the daemon does (hangs, answers late, sends
+ * garbage, restarts); the library's own computing comes on top.
+ *   one call of begin, attend, retrieve         timeout_ms
+ *   all calls of one block, begin through end   block_timeout_ms, and at most one of them waits in vain
+ *   coldkv_sync, coldkv_open                    sync_timeout_ms
+ *   every other call                            does not wait
+ * After a wait in vain nothing waits again for timeout_ms, then twice that, at most 30 seconds, unless the daemon has
+ * caught up: a daemon that hangs costs one timeout_ms, then less and less of the time. */
 struct coldkv_client_options {
-  uint32_t timeout_ms;    /* longest wait for one lookup or connection while generating; 0: 2000 */
-  uint32_t sync_timeout_ms; /* longest wait in coldkv_sync, coldkv_open and the like; 0: 30000 */
-  uint64_t backlog_bytes; /* unacknowledged records held while the daemon is away; 0: 256 MiB */
+  uint32_t timeout_ms;       /* 0: 2000 */
+  uint32_t sync_timeout_ms;  /* 0: 30000 */
+  uint64_t backlog_bytes;    /* per conversation: records held until the daemon has them on disk; 0: 256 MiB */
+  uint32_t block_timeout_ms; /* 0: 10000 */
 };
 
 /* Makes a client and tries to connect to the daemon's socket (NULL: $COLDKV_SOCKET, else $XDG_RUNTIME_DIR/coldkv.sock,
@@ -160,8 +177,10 @@ COLDKV_API void coldkv_close(coldkv_conv *conv);
 COLDKV_API int coldkv_resume(coldkv_conv *conv, uint32_t ids[COLDKV_BLOCK_MAX]);
 
 /* Opens a block of n new tokens, 1 to COLDKV_BLOCK_MAX, at the end of the conversation. Hands over to the daemon what
- * has left the hot window. COLDKV_EBACKLOG when the daemon is away and the backlog is full: nothing has changed, try
- * again. */
+ * has left the hot window. COLDKV_EBACKLOG when the daemon is away, or slower than the conversation, and backlog_bytes
+ * are held: nothing was dropped and nothing has changed; try again when you like, or stop generating. COLDKV_ECONFLICT,
+ * COLDKV_EMODEL or COLDKV_ENOCONVERSATION when the daemon came back with another archive, an older one or another
+ * writer's tokens, so that going on would leave a gap: close the conversation and open it again. */
 COLDKV_API int coldkv_begin(coldkv_conv *conv, const uint32_t *ids, uint32_t n);
 
 /* The same for an engine whose q and k come after RoPE: positions[n] are those they were rotated for. They are
@@ -234,6 +253,12 @@ struct coldkv_status {
   uint64_t reconnects;
   uint64_t record_bytes, signature_bytes; /* of `stored` tokens: on disk, and of that scanned */
   uint64_t hot_bytes;   /* held here for the hot window and the sinks */
+  uint64_t backlog_bytes;     /* held here until the daemon has them on disk */
+  uint64_t backlog_bytes_max; /* past this coldkv_begin returns COLDKV_EBACKLOG */
+  uint64_t waited_ms_max;     /* longest that one call waited for the daemon while generating */
+  int trouble;                /* what is wrong now: 0, or the code why tokens are not stored */
+  const char *last_error;     /* what went wrong last, though it may be over, as a sentence; "" before anything did.
+                                 Valid until the next call */
 };
 COLDKV_API int coldkv_get_status(const coldkv_conv *conv, struct coldkv_status *status);
 

@@ -3,6 +3,7 @@
 #include "client/connection.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -16,6 +17,7 @@ enum { READ_BYTES = 256 * 1024, READS_PER_PUMP_MAX = 256 };
 int connection_init(struct connection *c, const char *path, uint32_t greet_timeout_ms, struct error *error) {
   memset(c, 0, sizeof *c);
   c->fd = -1;
+  c->owner = getpid();
   c->greet_timeout_ms = greet_timeout_ms;
   msgpack_sbuffer_init(&c->out);
   if (strlen(path) >= sizeof c->path)
@@ -26,14 +28,22 @@ int connection_init(struct connection *c, const char *path, uint32_t greet_timeo
   return 0;
 }
 
+/* A fork of this process may hold a copy of the socket: the daemon is told all the same, and frees what it held. */
+static void close_socket(struct connection *c) {
+  if (c->fd < 0)
+    return;
+  if (c->owner == getpid())
+    shutdown(c->fd, SHUT_RDWR);
+  close(c->fd);
+  c->fd = -1;
+}
+
 /* Closes the socket and tells everybody who waits. */
 static void drop(struct connection *c, uint32_t wait_ms_min) {
   struct pending pending[LIMIT_REQUESTS_PER_CONNECTION_MAX];
   uint32_t count = c->pending_count;
   memcpy(pending, c->pending, count * sizeof pending[0]);
-  if (c->fd >= 0)
-    close(c->fd);
-  c->fd = -1;
+  close_socket(c);
   c->state = LINK_DOWN;
   c->distrusted = false;
   c->pending_count = 0;
@@ -51,11 +61,24 @@ static void drop(struct connection *c, uint32_t wait_ms_min) {
 }
 
 void connection_finish(struct connection *c) {
-  if (c->fd >= 0)
-    close(c->fd);
+  close_socket(c);
   msgpack_sbuffer_destroy(&c->out);
   free(c->in);
 }
+
+bool connection_forked(struct connection *c) {
+  if (c->owner == getpid())
+    return false;
+  if (c->reason.code != ERR_STATE) {
+    error_set(&c->reason, ERR_STATE,
+              "this process was forked from the one that connected to the daemon at %s: make a client of its own",
+              c->path);
+    drop(c, 0);
+  }
+  return true;
+}
+
+void connection_worked(struct connection *c) { c->backoff_ms = 0; }
 
 size_t connection_queued(const struct connection *c) { return c->out.size - c->out_sent; }
 
@@ -81,10 +104,19 @@ static void shift_output(struct connection *c) {
   c->out_sent = 0;
 }
 
+static bool id_pending(const struct connection *c, uint32_t id) {
+  for (uint32_t i = 0; i < c->pending_count; i++)
+    if (c->pending[i].id == id)
+      return true;
+  return false;
+}
+
 static int queue(struct connection *c, enum method_id method, const void *params, reply_fn *reply, void *context,
                  uint64_t tag, struct error *error) {
   if (c->pending_count == LIMIT_REQUESTS_PER_CONNECTION_MAX)
     return error_set(error, ERR_LIMIT, "%u requests wait for the daemon's answer already", c->pending_count);
+  while (id_pending(c, c->next_id)) /* only after 2^32 requests, with one of the first unanswered */
+    c->next_id++;
   shift_output(c);
   size_t before = c->out.size;
   msgpack_packer packer;
@@ -100,7 +132,7 @@ static int queue(struct connection *c, enum method_id method, const void *params
 
 int connection_send(struct connection *c, enum method_id method, const void *params, reply_fn *reply, void *context,
                     uint64_t tag, struct error *error) {
-  if (c->state != LINK_UP)
+  if (connection_forked(c) || c->state != LINK_UP)
     return error_set(error, ERR_UNREACHABLE, "%s", c->reason.text);
   return queue(c, method, params, reply, context, tag, error);
 }
@@ -169,6 +201,11 @@ static int open_socket(struct connection *c) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
   memcpy(address.sun_path, c->path, sizeof address.sun_path);
   c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (c->fd >= 0 && c->fd <= STDERR_FILENO) { /* the engine has closed these, and may print all the same */
+    int low = c->fd;
+    c->fd = fcntl(low, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    close(low);
+  }
   if (c->fd < 0)
     return error_set(&c->reason, ERR_UNREACHABLE, "no socket to reach the daemon with: %s", strerror(errno));
   /* on a Unix socket this is done at once, or fails with EAGAIN when the listener's queue is full */
@@ -179,14 +216,14 @@ static int open_socket(struct connection *c) {
 }
 
 void connection_try(struct connection *c, bool now) {
-  if (c->state != LINK_DOWN || (!now && clock_ms() < c->retry_at_ms))
+  if (connection_forked(c) || c->state != LINK_DOWN || (!now && clock_ms() < c->retry_at_ms))
     return;
   if (open_socket(c)) {
     drop(c, 0);
     return;
   }
   c->state = LINK_GREETING;
-  c->heard_ms = c->greeting_ms = clock_ms();
+  c->greeting_ms = clock_ms();
   validator_init(&c->validator, &validator_limits_default);
   struct msg_hello hello = {.protocol = PROTOCOL_VERSION, .client = span_str("libcoldkv " COLDKV_VERSION_STRING)};
   if (queue(c, METHOD_HELLO, &hello, greeted, c, 0, &c->reason) || flush(c))
@@ -206,8 +243,6 @@ static int answer(struct connection *c, const struct rpc *rpc, struct error *err
   if (!pending.reply)
     return 0; /* too late */
   if (rpc->body) {
-    if (pending.reply != greeted)
-      c->backoff_ms = 0;
     pending.reply(pending.context, pending.tag, rpc->body, NULL);
     return 0;
   }
@@ -281,6 +316,7 @@ static int reserve(struct connection *c) {
 }
 
 static int receive(struct connection *c) {
+  uint64_t began = clock_ms();
   for (uint32_t i = 0; i < READS_PER_PUMP_MAX; i++) {
     if (reserve(c))
       return -ERR_UNREACHABLE;
@@ -293,19 +329,23 @@ static int receive(struct connection *c) {
       return error_set(&c->reason, ERR_UNREACHABLE, "lost the daemon at %s: %s", c->path,
                        got ? strerror(errno) : "it closed the connection");
     c->in_size += (size_t)got;
-    c->heard_ms = clock_ms();
     int result = take_messages(c);
-    if (result)
+    if (result || clock_ms() - began > READ_MS_MAX)
       return result;
   }
   return 0;
 }
 
-/* A daemon that leaves many requests without an answer will leave all: their places are needed. */
-static int check_abandoned(struct connection *c) {
+uint32_t connection_abandoned(const struct connection *c) {
   uint32_t abandoned = 0;
   for (uint32_t i = 0; i < c->pending_count; i++)
     abandoned += c->pending[i].reply == NULL;
+  return abandoned;
+}
+
+/* A daemon that leaves many requests without an answer will leave all: their places are needed. */
+static int check_abandoned(struct connection *c) {
+  uint32_t abandoned = connection_abandoned(c);
   if (abandoned <= ABANDONED_REQUESTS_MAX)
     return 0;
   return error_set(&c->reason, ERR_UNREACHABLE, "the daemon at %s has left %u requests unanswered", c->path, abandoned);

@@ -32,9 +32,9 @@ struct connection {
   char path[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
   enum link_state state;
   int fd;
+  pid_t owner; /* process that made it; a fork of it has a copy that must not be used */
   uint64_t made;        /* greeted connections so far: handles of another number are void */
   uint64_t retry_at_ms; /* when it may be tried again */
-  uint64_t heard_ms;    /* when the last bytes came */
   uint64_t greeting_ms; /* when hello was sent */
   uint32_t backoff_ms;
   uint32_t greet_timeout_ms;
@@ -74,6 +74,16 @@ void connection_forget(struct connection *connection, reply_fn *reply, const voi
 
 /* For handlers: this answer makes no sense, so the connection is dropped when the handler returns. */
 void connection_distrust(struct connection *connection, const struct error *error);
+
+/* It did what it is there for, so that the next attempts to connect come soon after a loss. A daemon that greets and
+ * then hangs up does not count. */
+void connection_worked(struct connection *connection);
+
+/* True in a fork of the process that made it. The copy is closed without a word to the daemon, and stays down. */
+bool connection_forked(struct connection *connection);
+
+/* Requests under way whose answer nobody waits for any more. */
+uint32_t connection_abandoned(const struct connection *connection);
 
 /* Bytes queued and not sent. */
 size_t connection_queued(const struct connection *connection);

@@ -245,6 +245,9 @@ int coldkv_get_status(const coldkv_conv *conv, struct coldkv_status *status) {
     return api_fail(ERR_ARGUMENT, "coldkv_get_status needs a conversation and a place for the status");
   uint64_t records = conv->stored * conv->model->layers * conv->model->kv_heads;
   uint64_t hot_first = conversation_hot_first(conv->tokens);
+  const struct error *trouble = link_trouble(conv);
+  if (!trouble->code)
+    trouble = &conv->backlog.trouble;
   *status = (struct coldkv_status){
       .tokens = conversation_end(conv),
       .stored = conv->stored,
@@ -260,6 +263,11 @@ int coldkv_get_status(const coldkv_conv *conv, struct coldkv_status *status) {
       .record_bytes = records * RECORD_BYTES,
       .signature_bytes = records * (RECORD_SIGNATURE_BYTES + RECORD_K_SCALE_BYTES),
       .hot_bytes = conv->hot.bytes,
+      .backlog_bytes = conv->backlog.bytes,
+      .backlog_bytes_max = conv->client->backlog_bytes,
+      .waited_ms_max = conv->patience.waited_ms_max,
+      .trouble = api_code(trouble->code),
+      .last_error = conv->last.text,
   };
   return 0;
 }

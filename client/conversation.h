@@ -13,6 +13,7 @@
 #include "client/coldkv.h"
 #include "client/hot.h"
 #include "client/model.h"
+#include "client/patience.h"
 #include "client/retrieve.h"
 
 enum conv_link {
@@ -62,6 +63,7 @@ struct coldkv_conv {
   uint64_t link_retry_ms, handle, reconnects;
   struct error link_reason; /* why it could not be opened again */
   struct error fatal;       /* code != 0: nothing can be stored any more */
+  struct error last;        /* what went wrong last, though it may be over; code 0: nothing has */
 
   uint64_t tokens, handed, held_first, stored, durable;
   struct plan plan;
@@ -71,8 +73,7 @@ struct coldkv_conv {
   struct block block;
 
   uint64_t lookups, lookups_missed, bad_records;
-  uint64_t quiet_until_ms, quiet_since_ms; /* nothing waits for the daemon meanwhile, unless it says something */
-  uint32_t quiet_ms;
+  struct patience patience;
   struct retrieved retrieved;
   float *scratch; /* of attend.c */
   size_t scratch_count;
@@ -99,6 +100,9 @@ void link_lost(struct coldkv_conv *conv);
 
 /* From now on every begin and sync fails with this error. */
 void link_fatal(struct coldkv_conv *conv, const struct error *error);
+
+/* What keeps it from being connected; code 0 when nothing does. */
+const struct error *link_trouble(const struct coldkv_conv *conv);
 
 /* --- conversation.c, sync.c, resume.c, block.c -------------------------------------------------------------------- */
 

@@ -19,8 +19,7 @@ _Static_assert(COLDKV_EVERSION == -ERR_VERSION && COLDKV_ENOMODEL == -ERR_NO_MOD
 
 static _Thread_local struct error last;
 
-/* The public code of an error; those that only make sense between daemon and library get the nearest one. */
-static int public_code(int code) {
+int api_code(int code) {
   switch (code) {
   case ERR_BAD_MESSAGE:
   case ERR_UNKNOWN_METHOD:
@@ -47,7 +46,7 @@ int api_result(int result, const struct error *error) {
   last = *error;
   if (last.code == 0) /* a callee forgot its sentence: still an error with a code */
     error_set(&last, -result, "failed: %s", error_name(-result));
-  return public_code(last.code);
+  return api_code(last.code);
 }
 
 int api_fail(int code, const char *format, ...) {
@@ -57,7 +56,7 @@ int api_fail(int code, const char *format, ...) {
   vsnprintf(made.text, sizeof made.text, format, args);
   va_end(args);
   last = made;
-  return public_code(code);
+  return api_code(code);
 }
 
 const char *coldkv_error(void) { return last.text; }

@@ -11,6 +11,9 @@
  * and the public code of `error` returned. */
 int api_result(int result, const struct error *error);
 
+/* The public code of an error; those that only make sense between daemon and library get the nearest one. */
+int api_code(int code);
+
 /* Fails a public call with this code and sentence. */
 int api_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -47,7 +47,7 @@ static bool fits(const struct coldkv_conv *conv, uint64_t bytes) {
 
 /* Waits for acknowledgements to make room, as long as the daemon is there. */
 static int make_room(struct coldkv_conv *conv, uint64_t bytes, struct error *error) {
-  uint64_t deadline = clock_ms() + conv->client->timeout_ms;
+  uint64_t began = clock_ms(), deadline = patience_deadline(conv);
   bool in_time = true;
   if (!fits(conv, bytes) && !conv->sync.wanted)
     conv->sync = (struct sync){.wanted = true}; /* a daemon that syncs now and then keeps the backlog otherwise */
@@ -57,9 +57,10 @@ static int make_room(struct coldkv_conv *conv, uint64_t bytes, struct error *err
     sync_lost(conv);
     conv->sync = (struct sync){.wanted = false};
   }
+  patience_waited(conv, began, PATIENCE_OTHERWISE);
   if (fits(conv, bytes))
     return 0;
-  const char *why = !link_ready(conv)             ? conv->client->connection.reason.text
+  const char *why = !link_ready(conv)             ? link_trouble(conv)->text
                     : conv->backlog.trouble.code ? conv->backlog.trouble.text
                                                  : "the daemon is slower than the conversation";
   return error_set(error, ERR_BACKLOG,
@@ -67,24 +68,32 @@ static int make_room(struct coldkv_conv *conv, uint64_t bytes, struct error *err
                    (unsigned long long)conv->backlog.bytes, why);
 }
 
+/* Without means nothing can be encoded; the ring holds the tokens a while longer. A conversation whose daemon did not
+ * answer a moment ago does not wait for it at every block. Returns 1 when there are none yet. */
+static int get_means(struct coldkv_conv *conv, struct error *error) {
+  if (!patience_left(conv)) {
+    error_set(error, ERR_TIMEOUT, "the daemon at %s did not answer a moment ago", conv->client->connection.path);
+    return 1;
+  }
+  uint64_t began = clock_ms();
+  int result = calibrate_run(conv, patience_deadline(conv), error);
+  if (result)
+    conv->last = *error;
+  patience_waited(conv, began, result == -ERR_TIMEOUT ? PATIENCE_IN_VAIN : result ? PATIENCE_OTHERWISE
+                                                                                  : PATIENCE_ANSWERED);
+  if (result == -ERR_UNREACHABLE || result == -ERR_TIMEOUT || append_error_passes(-result))
+    return 1;
+  return result;
+}
+
 int handover_run(struct coldkv_conv *conv, uint64_t end, struct error *error) {
   uint64_t token_bytes = model_token_bytes(conv->model);
-  if (!conv->frozen) {
-    /* Without means nothing can be encoded; the ring holds the tokens a while longer. A conversation whose daemon did
-     * not answer a moment ago does not wait for it at every block. */
-    if (clock_ms() < conv->quiet_until_ms)
-      return 1;
-    int result = calibrate_run(conv, clock_ms() + conv->client->timeout_ms, error);
-    if (result == -ERR_TIMEOUT)
-      conv->quiet_until_ms = clock_ms() + conv->client->timeout_ms;
-    if (result == -ERR_UNREACHABLE || result == -ERR_TIMEOUT || append_error_passes(-result))
-      return 1;
-    if (result)
-      return result;
-  }
+  int result = conv->frozen ? 0 : get_means(conv, error);
+  if (result)
+    return result;
   uint32_t most = frame_tokens(conv);
   uint64_t count = end - conv->handed, frames = (count + most - 1) / most;
-  int result = make_room(conv, frames * frame_bytes(0, 0) + count * (token_bytes + sizeof(uint32_t)), error);
+  result = make_room(conv, frames * frame_bytes(0, 0) + count * (token_bytes + sizeof(uint32_t)), error);
   while (!result && conv->handed < end) {
     uint64_t left = end - conv->handed;
     struct frame *frame = frame_create(conv->handed, left < most ? (uint32_t)left : most, token_bytes);

@@ -24,7 +24,21 @@ bool link_ready(const struct coldkv_conv *conv) {
   return conv->link == CONV_READY && c->state == LINK_UP && conv->link_made == c->made && !conv->fatal.code;
 }
 
+const struct error *link_trouble(const struct coldkv_conv *conv) {
+  static const struct error none, opening = {ERR_UNREACHABLE, "the daemon has not opened the conversation again yet"};
+  const struct connection *c = &conv->client->connection;
+  if (conv->fatal.code)
+    return &conv->fatal;
+  if (link_ready(conv))
+    return &none;
+  if (c->state != LINK_UP)
+    return &c->reason;
+  return conv->link_reason.code ? &conv->link_reason : &opening;
+}
+
 void link_lost(struct coldkv_conv *conv) {
+  if (conv->client->connection.state != LINK_UP)
+    conv->last = conv->client->connection.reason;
   connection_forget(&conv->client->connection, open_replied, conv);
   conv->link = CONV_AWAY;
   backlog_lost(conv);
@@ -33,7 +47,7 @@ void link_lost(struct coldkv_conv *conv) {
 
 void link_fatal(struct coldkv_conv *conv, const struct error *error) {
   if (!conv->fatal.code)
-    conv->fatal = *error;
+    conv->fatal = conv->last = *error;
 }
 
 /* Fatal when the daemon holds what was not handed over from here, or lacks what it acknowledged as durable. */
@@ -81,6 +95,19 @@ int link_accept(struct coldkv_conv *conv, const struct msg_open_ok *answer, cons
   return 0;
 }
 
+/* The daemon does not open it again: for now, or for ever. */
+static void refused(struct coldkv_conv *conv, const struct error *error) {
+  conv->link_reason = conv->last = *error;
+  conv->link_retry_ms = clock_ms() + (error->code == ERR_BUSY ? REOPEN_MS : APPEND_RETRY_MS);
+  if (error->code == ERR_UNREACHABLE || append_error_passes(error->code))
+    return;
+  struct error fatal;
+  error_set(&fatal, error->code,
+            "the daemon does not open '%s' any more: %s. Has its archive been replaced? close the conversation and "
+            "open it again", conv->name, error->text);
+  link_fatal(conv, &fatal);
+}
+
 static void open_replied(void *context, uint64_t tag, const msgpack_object *result, const struct error *error) {
   (void)tag;
   struct coldkv_conv *conv = context;
@@ -88,10 +115,7 @@ static void open_replied(void *context, uint64_t tag, const msgpack_object *resu
   struct msg_open_ok answer;
   conv->link = CONV_AWAY;
   if (!result) {
-    conv->link_reason = *error;
-    conv->link_retry_ms = clock_ms() + REOPEN_MS;
-    if (error->code != ERR_UNREACHABLE && !append_error_passes(error->code))
-      link_fatal(conv, error);
+    refused(conv, error);
     return;
   }
   int failed = message_unpack(&message_open_ok, result, &answer, &bad);
@@ -102,11 +126,14 @@ static void open_replied(void *context, uint64_t tag, const msgpack_object *resu
   if (failed)
     return;
   conv->reconnects++;
-  conv->quiet_until_ms = 0;
+  conv->link_reason.code = 0;
+  conv->patience.until_ms = 0;
 }
 
 void link_drive(struct coldkv_conv *conv) {
   struct connection *c = &conv->client->connection;
+  if (connection_forked(c))
+    link_fatal(conv, &c->reason);
   if (conv->link != CONV_AWAY && (c->state != LINK_UP || conv->link_made != c->made))
     link_lost(conv);
   if (conv->link != CONV_AWAY || c->state != LINK_UP || conv->fatal.code || clock_ms() < conv->link_retry_ms)

@@ -66,32 +66,17 @@ static int make_queries(struct coldkv_conv *conv, const float *q, float **querie
 
 /* --- waiting ----------------------------------------------------------------------------------------------------- */
 
-/* A daemon that was waited for in vain is not waited for again, for a time that doubles, or until it says something. */
-static bool quiet(const struct coldkv_conv *conv) {
-  return clock_ms() < conv->quiet_until_ms && conv->client->connection.heard_ms <= conv->quiet_since_ms;
-}
-
-static void be_quiet(struct coldkv_conv *conv) {
-  uint32_t next = conv->quiet_ms ? 2 * conv->quiet_ms : conv->client->timeout_ms;
-  conv->quiet_ms = next < QUIET_MS_MAX ? next : QUIET_MS_MAX;
-  conv->quiet_since_ms = clock_ms();
-  conv->quiet_until_ms = conv->quiet_since_ms + conv->quiet_ms;
-}
-
-/* Waits until the handed over tokens were sent, so that a lookup sent next sees them. False: no lookup this time. */
-static bool wait_to_send(struct coldkv_conv *conv, uint64_t deadline_ms) {
+/* Waits until the handed over tokens were sent, so that a lookup sent next sees them. */
+static int wait_to_send(struct coldkv_conv *conv, uint64_t deadline_ms) {
   bool in_time = true;
-  client_turn(conv->client, 0);
   while (!link_ready(conv) || !backlog_settled(&conv->backlog)) {
-    if (conv->client->connection.state == LINK_DOWN || conv->fatal.code || quiet(conv))
-      return false;
-    if (!in_time) {
-      be_quiet(conv);
-      return false;
-    }
+    if (conv->client->connection.state == LINK_DOWN || conv->fatal.code)
+      return -ERR_UNREACHABLE;
+    if (!in_time)
+      return -ERR_TIMEOUT;
     in_time = client_turn_until(conv->client, deadline_ms);
   }
-  return !quiet(conv);
+  return 0;
 }
 
 static void lookup_replied(void *context, uint64_t tag, const msgpack_object *result, const struct error *error) {
@@ -105,7 +90,9 @@ static void lookup_replied(void *context, uint64_t tag, const msgpack_object *re
     return;
   }
   int failed = slots_take(&lookup->conv->retrieved, &lookup->wanted, result, &lookup->error);
-  if (failed && failed != -ERR_MEMORY)
+  if (!failed)
+    connection_worked(&lookup->conv->client->connection);
+  else if (failed != -ERR_MEMORY)
     connection_distrust(&lookup->conv->client->connection, &lookup->error);
 }
 
@@ -126,15 +113,21 @@ static int look_up(struct lookup *lookup, uint32_t layer, const float *queries, 
       .from = lookup->wanted.from,
       .before = lookup->wanted.before,
   };
-  int result = connection_send(c, METHOD_LOOKUP, &params, lookup_replied, lookup, 0, &lookup->error);
-  if (result)
-    return result;
   bool in_time = true;
+  int result = connection_send(c, METHOD_LOOKUP, &params, lookup_replied, lookup, 0, &lookup->error);
+  while (result == -ERR_LIMIT && in_time) { /* other conversations' appends fill the connection */
+    in_time = client_turn_until(conv->client, deadline_ms);
+    result = link_ready(conv)
+                 ? connection_send(c, METHOD_LOOKUP, &params, lookup_replied, lookup, 0, &lookup->error)
+                 : -ERR_UNREACHABLE;
+  }
+  if (result)
+    return result == -ERR_LIMIT ? -ERR_TIMEOUT : result;
+  lookup->error.code = 0;
   while (!lookup->done && in_time)
     in_time = client_turn_until(conv->client, deadline_ms);
   if (!lookup->done) {
     connection_forget(c, lookup_replied, lookup);
-    be_quiet(conv);
     return -ERR_TIMEOUT;
   }
   return -lookup->error.code;
@@ -161,10 +154,10 @@ static uint32_t rows_per_lookup(const struct coldkv_conv *conv, uint32_t *k) {
 }
 
 /* All lookups of the block; any that fails makes the whole a miss. */
-static int look_up_all(struct coldkv_conv *conv, uint32_t layer, const float *queries) {
-  uint64_t deadline = clock_ms() + conv->client->timeout_ms;
-  if (!wait_to_send(conv, deadline))
-    return -ERR_UNREACHABLE;
+static int look_up_rows(struct coldkv_conv *conv, uint32_t layer, const float *queries, uint64_t deadline_ms) {
+  int result = wait_to_send(conv, deadline_ms);
+  if (result)
+    return result;
   uint32_t k = conv->k, rows = rows_per_lookup(conv, &k);
   if (!k || !rows)
     return -ERR_LIMIT;
@@ -175,19 +168,39 @@ static int look_up_all(struct coldkv_conv *conv, uint32_t layer, const float *qu
         .wanted = {.row = row, .rows = left < rows ? left : rows, .k = k, .from = COLDKV_SINKS,
                    .before = conv->block.hot_start},
     };
-    int result = look_up(&lookup, layer, queries, deadline);
-    if (result)
+    result = look_up(&lookup, layer, queries, deadline_ms);
+    if (result) {
+      if (lookup.error.code && lookup.error.code != ERR_UNREACHABLE)
+        conv->last = lookup.error;
       return result;
+    }
   }
-  conv->quiet_ms = 0;
   return 0;
+}
+
+static int look_up_all(struct coldkv_conv *conv, uint32_t layer, const float *queries) {
+  client_turn(conv->client, 0);
+  if (!patience_left(conv))
+    return -ERR_TIMEOUT;
+  uint64_t began = clock_ms();
+  int result = look_up_rows(conv, layer, queries, patience_deadline(conv));
+  if (result == -ERR_TIMEOUT)
+    error_set(&conv->last, ERR_TIMEOUT, "the daemon at %s did not answer a lookup of '%s' in time",
+              conv->client->connection.path, conv->name);
+  patience_waited(conv, began, result == -ERR_TIMEOUT ? PATIENCE_IN_VAIN : result ? PATIENCE_OTHERWISE
+                                                                                  : PATIENCE_ANSWERED);
+  return result;
 }
 
 int retrieve_run(struct coldkv_conv *conv, uint32_t layer, const float *q, struct error *error) {
   struct retrieved *retrieved = &conv->retrieved;
   int result = slots_clear(retrieved, conv->block.count, conv->k, error);
-  if (result || !conv->k || conv->block.hot_start <= COLDKV_SINKS)
+  if (result)
     return result;
+  if (!conv->k || conv->block.hot_start <= COLDKV_SINKS) {
+    client_turn(conv->client, 0); /* what was handed over goes on its way all the same */
+    return 0;
+  }
   conv->lookups++;
   if (!conv->frozen) { /* then nothing is stored either */
     conv->lookups_missed++;

@@ -18,7 +18,7 @@ static void sync_replied(void *context, uint64_t end, const msgpack_object *resu
     if (error->code == ERR_NOT_OPEN)
       link_lost(conv);
     else if (append_error_passes(error->code))
-      sync->trouble = *error;
+      sync->trouble = conv->last = *error;
     else if (error->code != ERR_UNREACHABLE && error->code != ERR_GAP) /* a gap: a frame before was refused */
       link_fatal(conv, error);
     return;
@@ -61,10 +61,10 @@ void sync_drive(struct coldkv_conv *conv) {
 /* What keeps a sync from being done, for the sentence at its deadline. */
 static int late(const struct coldkv_conv *conv, struct error *error) {
   const struct connection *c = &conv->client->connection;
-  if (c->state != LINK_UP)
-    return error_set(error, ERR_UNREACHABLE, "'%s' is not durable: %s", conv->name, c->reason.text);
-  if (!link_ready(conv) && conv->link_reason.code)
-    return error_set(error, conv->link_reason.code, "'%s' is not durable: %s", conv->name, conv->link_reason.text);
+  const struct error *trouble = link_trouble(conv);
+  if (trouble->code)
+    return error_set(error, c->state == LINK_UP ? trouble->code : ERR_UNREACHABLE, "'%s' is not durable: %s",
+                     conv->name, trouble->text);
   return error_set(error, ERR_TIMEOUT, "'%s' is not durable yet: the daemon at %s has acknowledged %llu of %llu tokens",
                    conv->name, c->path, (unsigned long long)conv->durable, (unsigned long long)conv->handed);
 }
@@ -80,7 +80,8 @@ static int wait_durable(struct coldkv_conv *conv, uint64_t deadline_ms, struct e
     if (sync->done)
       return 0;
     const struct error *trouble = sync->trouble.code ? &sync->trouble : &conv->backlog.trouble;
-    if (trouble->code == ERR_NO_SPACE || trouble->code == ERR_READ_ONLY || trouble->code == ERR_IO)
+    if (trouble->code == ERR_NO_SPACE || trouble->code == ERR_READ_ONLY || trouble->code == ERR_IO ||
+        trouble->code == ERR_CORRUPT || trouble->code == ERR_DENIED)
       return error_set(error, trouble->code, "'%s' is not durable: %s", conv->name, trouble->text);
   }
   return late(conv, error);

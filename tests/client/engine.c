@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -30,7 +31,13 @@ void engine_start(struct engine *engine, const struct coldkv_client_options *opt
   assert_non_null(mkdtemp(engine->directory));
   snprintf(engine->socket, sizeof engine->socket, "%s/socket", engine->directory);
   engine->fake = fake_create(engine->socket);
-  assert_int_equal(coldkv_client_create(&engine->client, engine->socket, options), 0);
+  engine_connect(engine, engine->socket, options);
+}
+
+void engine_connect(struct engine *engine, const char *socket, const struct coldkv_client_options *options) {
+  coldkv_model_destroy(engine->model);
+  coldkv_client_destroy(engine->client);
+  assert_int_equal(coldkv_client_create(&engine->client, socket, options), 0);
   assert_int_equal(coldkv_model_create(&engine->model, engine->client, &engine->description), 0);
 }
 
@@ -86,17 +93,37 @@ float *engine_block(const struct engine *engine, enum engine_vector what, uint32
   return x;
 }
 
+static uint64_t clock_us(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+/* Counts a call that began then; `block_us` is for all of the block. */
+static void timed(struct engine *engine, uint64_t began_us, uint64_t *block_us) {
+  uint64_t call_us = clock_us() - began_us;
+  *block_us += call_us;
+  if (call_us / 1000 > engine->call_ms_max)
+    engine->call_ms_max = call_us / 1000;
+  if (*block_us / 1000 > engine->block_ms_max)
+    engine->block_ms_max = *block_us / 1000;
+}
+
 int engine_forward(struct engine *engine, const uint32_t *ids, uint32_t n, float *out) {
   const struct coldkv_model_description *m = &engine->description;
   size_t size = (size_t)n * m->kv_heads * m->group * m->head_dim;
   float *scratch = malloc(size * sizeof(float));
   assert_non_null(scratch);
+  uint64_t began = clock_us(), block_us = 0;
   int result = coldkv_begin(engine->conv, ids, n);
+  timed(engine, began, &block_us);
   for (uint32_t layer = 0; layer < m->layers && !result; layer++) {
     float *q = engine_block(engine, ENGINE_Q, layer, engine->position, ids, n);
     float *k = engine_block(engine, ENGINE_K, layer, engine->position, ids, n);
     float *v = engine_block(engine, ENGINE_V, layer, engine->position, ids, n);
+    began = clock_us();
     result = coldkv_attend(engine->conv, layer, q, k, v, out ? out + layer * size : scratch);
+    timed(engine, began, &block_us);
     if (result)
       coldkv_abort(engine->conv);
     free(q);
@@ -107,7 +134,10 @@ int engine_forward(struct engine *engine, const uint32_t *ids, uint32_t n, float
   if (result)
     return result;
   engine->position += n;
-  return coldkv_end(engine->conv);
+  began = clock_us();
+  result = coldkv_end(engine->conv);
+  timed(engine, began, &block_us);
+  return result;
 }
 
 int engine_feed_to(struct engine *engine, uint64_t end, uint32_t block) {

@@ -21,6 +21,7 @@ struct engine {
   uint64_t position; /* of the next token */
   uint32_t salt;     /* ids from token salt_from on differ by it */
   uint64_t salt_from;
+  uint64_t call_ms_max, block_ms_max; /* longest call of engine_forward, longest calls of one block together */
 };
 
 enum engine_vector { ENGINE_Q, ENGINE_K, ENGINE_V };
@@ -30,6 +31,9 @@ enum engine_vector { ENGINE_Q, ENGINE_K, ENGINE_V };
 void engine_describe(struct engine *engine);
 void engine_start(struct engine *engine, const struct coldkv_client_options *options);
 void engine_finish(struct engine *engine);
+
+/* A client and a model of their own, of the daemon at `socket`, in place of those there are. */
+void engine_connect(struct engine *engine, const char *socket, const struct coldkv_client_options *options);
 
 /* Opens the conversation "toy" (and forgets the position). */
 int engine_open(struct engine *engine, const struct coldkv_conv_options *options);
