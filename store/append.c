@@ -149,6 +149,20 @@ static int append_here(struct conversation *c, const struct batch *batch, struct
   return 0;
 }
 
+/* Makes the file of a new log. One that can neither be made nor removed would be taken for damage if the log before it
+ * were written to again: then nothing is. */
+static int make_log(struct conversation *c, struct log_writer *log, const char *path, const struct log_frame *frame,
+                    struct error *error) {
+  bool left;
+  struct error reason;
+  int result = log_writer_create(log, c->archive->io, path, c->id, frame, &left, &reason);
+  if (left)
+    archive_sync_failed(c->archive, &reason);
+  if (result && error)
+    *error = reason;
+  return result;
+}
+
 /* Starts a new log with the batch; the log there was, if any, is closed and waits to be sealed. A log is made only once
  * the one before is complete on disk, so that recovery can tell damage from a crash. */
 static int append_in_new_log(struct conversation *c, const struct batch *batch, struct error *error) {
@@ -163,7 +177,7 @@ static int append_in_new_log(struct conversation *c, const struct batch *batch, 
     result = tail_create(archive->io, batch->first, (uint32_t)c->geometry.layers, (uint32_t)c->geometry.kv_heads,
                          &archive->counters.tail_bytes, &tail, error);
   if (!result)
-    result = log_writer_create(&log, archive->io, path, c->id, &frame, error);
+    result = make_log(c, &log, path, &frame, error);
   if (result) {
     tail_unref(tail);
     return result;
@@ -180,7 +194,8 @@ static int append_in_new_log(struct conversation *c, const struct batch *batch, 
     c->tail = old;
   pthread_mutex_unlock(&c->lock);
   if (result) {
-    archive->io->unlink(path);
+    if (archive->io->unlink(path))
+      archive_sync_failed(archive, error); /* as in make_log */
     log_writer_close(&log);
     tail_unref(tail);
     return result;
@@ -275,15 +290,19 @@ int conversation_append(struct conversation *c, const struct msg_append *append,
 
 int conversation_sync_log(struct conversation *c, struct error *error) {
   struct error reason;
+  bool sync_failed;
   if (!c->has_log || (c->log.synced == c->log.size && c->log.entry_synced))
     return 0;
   int result = archive_check_writable(c->archive, error);
   if (result)
     return result;
-  if (log_writer_sync(&c->log, &reason)) {
+  result = log_writer_sync(&c->log, &sync_failed, &reason);
+  if (sync_failed)
+    archive_sync_failed(c->archive, &reason);
+  if (result) {
     if (error)
       *error = reason;
-    return archive_sync_failed(c->archive, &reason);
+    return result;
   }
   atomic_fetch_add(&c->archive->counters.log_syncs, 1);
   return 0;

@@ -38,7 +38,8 @@ int archive_check_writable(struct archive *archive, struct error *error) {
     return 0;
   pthread_mutex_lock(&archive->lock);
   int result = error_set(error, ERR_READ_ONLY,
-                         "the archive takes no writes since a sync failed (%s); check the disk and restart the daemon",
+                         "the archive takes no writes since the disk failed (%s); check the disk and restart the "
+                         "daemon",
                          archive->read_only_reason.text);
   pthread_mutex_unlock(&archive->lock);
   return result;
@@ -71,10 +72,12 @@ int archive_replace_file(struct archive *archive, const char *path, const void *
 
 int archive_sync_directory(struct archive *archive, const char *path, struct error *error) {
   struct error reason;
-  int result = io_sync_directory(archive->io, path, &reason);
+  bool sync_failed;
+  int result = io_sync_directory(archive->io, path, &sync_failed, &reason);
   if (!result)
     return 0;
-  archive_sync_failed(archive, &reason);
+  if (sync_failed)
+    archive_sync_failed(archive, &reason);
   if (error)
     *error = reason;
   return result;
@@ -124,7 +127,7 @@ static int take_lock(struct archive *archive, struct error *error) {
     return result;
   }
   struct iovec part = {.iov_base = pid, .iov_len = (size_t)snprintf(pid, sizeof pid, "%ld\n", (long)getpid())};
-  if (archive->io->ftruncate(fd, 0))
+  if (io_ftruncate(archive->io, fd, 0))
     return error_set_errno(error, errno, "cannot write %s", path);
   return io_write_all(archive->io, fd, &part, 1, 0, path, error);
 }

@@ -116,9 +116,22 @@ static int rename_deleted(struct archive *archive, const uint8_t *id, struct err
   path_conversation(path, archive->dir, id);
   path_deleted(deleted, archive->dir, id);
   path_join(parent, archive->dir, "conversations");
-  if (archive->io->rename(path, deleted))
-    return error_set_errno(error, errno, "cannot rename %s to delete it", path);
-  return archive_sync_directory(archive, parent, error);
+  int directory = io_open_directory(archive->io, parent, error);
+  if (directory < 0)
+    return directory;
+  if (archive->io->rename(path, deleted)) {
+    int result = error_set_errno(error, errno, "cannot rename %s to delete it", path);
+    archive->io->close(directory);
+    return result;
+  }
+  struct error reason;
+  int result = io_sync_opened(archive->io, directory, parent, &reason);
+  if (result) {
+    archive_sync_failed(archive, &reason);
+    if (error)
+      *error = reason;
+  }
+  return result;
 }
 
 /* Finds a conversation that nobody holds. A meta that cannot be read is left empty. */

@@ -102,12 +102,51 @@ int io_write_all(const struct io *io, int fd, struct iovec *parts, int count, of
   }
 }
 
-int io_sync_directory(const struct io *io, const char *path, struct error *error) {
-  int fd = io_open(io, path, O_RDONLY | O_DIRECTORY, error);
+int io_close(const struct io *io, int fd) {
+  int result = io->close(fd);
+  return result && errno == EINTR ? 0 : result;
+}
+
+int io_fdatasync(const struct io *io, int fd) {
+  int result;
+  do
+    result = io->fdatasync(fd);
+  while (result && errno == EINTR);
+  return result;
+}
+
+int io_ftruncate(const struct io *io, int fd, off_t size) {
+  int result;
+  do
+    result = io->ftruncate(fd, size);
+  while (result && errno == EINTR);
+  return result;
+}
+
+int io_open_directory(const struct io *io, const char *path, struct error *error) {
+  return io_open(io, path, O_RDONLY | O_DIRECTORY, error);
+}
+
+int io_sync_opened(const struct io *io, int fd, const char *path, struct error *error) {
+  int result;
+  do
+    result = io->fsync(fd);
+  while (result && errno == EINTR);
+  if (result)
+    result = error_set_errno(error, errno, "cannot sync directory %s", path);
+  io->close(fd);
+  return result;
+}
+
+int io_sync_directory(const struct io *io, const char *path, bool *sync_failed, struct error *error) {
+  if (sync_failed)
+    *sync_failed = false;
+  int fd = io_open_directory(io, path, error);
   if (fd < 0)
     return fd;
-  int result = io->fsync(fd) ? error_set_errno(error, errno, "cannot sync directory %s", path) : 0;
-  io->close(fd);
+  int result = io_sync_opened(io, fd, path, error);
+  if (sync_failed)
+    *sync_failed = result != 0;
   return result;
 }
 
@@ -134,11 +173,11 @@ static int write_beside(const struct io *io, const char *beside, const void *dat
     return fd;
   struct iovec part = {.iov_base = (void *)(uintptr_t)data, .iov_len = size};
   int result = io_write_all(io, fd, &part, 1, 0, beside, error);
-  if (!result && io->fdatasync(fd)) {
+  if (!result && io_fdatasync(io, fd)) {
     result = error_set_errno(error, errno, "cannot sync %s", beside);
     *sync_failed = true;
   }
-  if (io->close(fd) && !result)
+  if (io_close(io, fd) && !result)
     result = error_set_errno(error, errno, "cannot close %s", beside);
   return result;
 }
@@ -150,14 +189,18 @@ int io_replace_file_synced(const struct io *io, const char *path, const void *da
   if ((size_t)snprintf(beside, sizeof beside, "%s%s", path, PATH_TEMPORARY_SUFFIX) >= sizeof beside)
     return error_set(error, ERR_BAD_PARAMS, "path of more than %u bytes: %.64s...", PATH_BYTES, path);
   parent_of(path, parent);
+  int directory = io_open_directory(io, parent, error);
+  if (directory < 0)
+    return directory;
   int result = write_beside(io, beside, data, size, sync_failed, error);
   if (!result && io->rename(beside, path))
     result = error_set_errno(error, errno, "cannot rename %s to its final name", beside);
   if (result) {
     io->unlink(beside);
+    io->close(directory);
     return result;
   }
-  result = io_sync_directory(io, parent, error);
+  result = io_sync_opened(io, directory, parent, error);
   *sync_failed = result != 0;
   return result;
 }

@@ -45,7 +45,17 @@ int io_read_all(const struct io *io, int fd, void *buffer, size_t size, off_t of
                 struct error *error); /* a file that ends early is ERR_CORRUPT */
 int io_write_all(const struct io *io, int fd, struct iovec *parts, int count, off_t offset, const char *path,
                  struct error *error); /* may change `parts` */
-int io_sync_directory(const struct io *io, const char *path, struct error *error);
+int io_close(const struct io *io, int fd);                     /* interrupted or not, it is closed */
+int io_fdatasync(const struct io *io, int fd);                 /* 0, or -1 with errno */
+int io_ftruncate(const struct io *io, int fd, off_t size);     /* likewise */
+
+/* *sync_failed (NULL allowed) tells whether it was the sync itself that failed, which nobody may try again, and not the
+ * opening of the directory. */
+int io_sync_directory(const struct io *io, const char *path, bool *sync_failed, struct error *error);
+
+/* The same in two steps, so that whatever cannot be opened is found out before the change that is to be synced. */
+int io_open_directory(const struct io *io, const char *path, struct error *error);
+int io_sync_opened(const struct io *io, int fd, const char *path, struct error *error); /* closes it, too */
 
 /* Makes the directory (mode 0700) if it is not there; its parent must be. */
 int io_make_directory(const struct io *io, const char *path, struct error *error);
@@ -53,7 +63,8 @@ int io_make_directory(const struct io *io, const char *path, struct error *error
 /* False only when there is no such file. */
 bool io_exists(const struct io *io, const char *path);
 
-/* Writes `size` bytes as `path` atomically: beside it, fdatasync, rename, fsync of the directory. Mode 0600. */
+/* Writes `size` bytes as `path` atomically: beside it, fdatasync, rename, fsync of the directory. Mode 0600. On failure
+ * the old file is there, unless it was the last sync that failed. */
 int io_replace_file(const struct io *io, const char *path, const void *data, size_t size, struct error *error);
 
 /* The same; *sync_failed tells whether it was a sync that failed, which nobody may try again. */

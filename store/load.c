@@ -137,6 +137,8 @@ static int replay_log(struct replay *r, uint32_t at, struct error *error) {
     return 0;
   }
   if (!result) {
+    if (last && c->recovered)
+      log_reader_limit(reader, c->log.size);
     result = replay_frames(r, reader, r->tails[at], path, error);
     r->last_torn = result == LOG_TORN;
     r->last_size = log_reader_offset(reader);
@@ -248,6 +250,14 @@ static int adopt(struct replay *r, struct error *error) {
   return result;
 }
 
+/* Leaves out a log that this daemon could neither finish nor remove. */
+static void leave_out_unfinished(const struct conversation *c, struct log_list *list) {
+  if (!c->recovered)
+    return;
+  while (list->count && (!c->has_log || list->first[list->count - 1] > c->log.first))
+    list->count--;
+}
+
 /* Replays whatever logs there are; on the first time also mends what a crash left. */
 static int replay(struct conversation *c, struct error *error) {
   char path[PATH_BYTES];
@@ -258,6 +268,7 @@ static int replay(struct conversation *c, struct error *error) {
   r->expected = conversation_sealed(c);
   path_conversation(path, c->archive->dir, c->id);
   int result = log_list_read(c->archive->io, path, &r->list, error);
+  leave_out_unfinished(c, &r->list);
   if (!result && r->list.damaged[0])
     result = error_set(error, ERR_CORRUPT,
                        "conversation '%s' is damaged: see %s/%s; restore that log from a backup under its old name and "

@@ -30,6 +30,11 @@ const struct log_header *log_reader_header(const struct log_reader *reader) { re
 uint64_t log_reader_size(const struct log_reader *reader) { return reader->size; }
 uint64_t log_reader_offset(const struct log_reader *reader) { return reader->offset; }
 
+void log_reader_limit(struct log_reader *reader, uint64_t size) {
+  if (size < reader->size)
+    reader->size = size;
+}
+
 /* Looks in [from, size) for a frame header that tells that bytes from `bad` on had been synced. With salt NULL each
  * header is believed about its own salt. Returns 1 when there is one, 0 when not, negative for a failed read. */
 static int find_proof(struct log_reader *r, uint64_t from, uint64_t bad, const uint64_t *salt, struct error *error) {

@@ -67,6 +67,9 @@ const struct log_header *log_reader_header(const struct log_reader *reader);
 uint64_t log_reader_size(const struct log_reader *reader);   /* of the file */
 uint64_t log_reader_offset(const struct log_reader *reader); /* where the good frames seen so far end */
 
+/* The file ends at `size` for this reader: what a failed write may have left behind that is not looked at. */
+void log_reader_limit(struct log_reader *reader, uint64_t size);
+
 /* Reads and checks the next frame: both CRCs, sizes, that it goes on where the one before ended. Returns LOG_FRAME,
  * LOG_END or LOG_TORN; -ERR_CORRUPT for damage: bytes that are bad although they had been synced, which a later frame
  * tells. The sentence names the offset. */

@@ -76,7 +76,9 @@ static int write_first(struct log_writer *w, const uint8_t *conversation, const 
 }
 
 int log_writer_create(struct log_writer *w, const struct io *io, const char *path, const uint8_t *conversation,
-                      const struct log_frame *frame, struct error *error) {
+                      const struct log_frame *frame, bool *left, struct error *error) {
+  if (left)
+    *left = false;
   int result = writer_init(w, io, path, error);
   if (result)
     return result;
@@ -87,8 +89,8 @@ int log_writer_create(struct log_writer *w, const struct io *io, const char *pat
     result = w->fd = io_open(io, path, O_RDWR | O_CREAT | O_TRUNC, error);
   if (result >= 0) {
     result = write_first(w, conversation, frame, error);
-    if (result)
-      io->unlink(path);
+    if (result && io->unlink(path) && left)
+      *left = true;
   }
   if (result)
     log_writer_close(w);
@@ -109,7 +111,7 @@ int log_writer_open(struct log_writer *w, const struct io *io, const char *path,
     result = 0;
     if (io->fstat(w->fd, &status))
       result = error_set_errno(error, errno, "cannot stat %s", path);
-    else if ((uint64_t)status.st_size > size && io->ftruncate(w->fd, (off_t)size))
+    else if ((uint64_t)status.st_size > size && io_ftruncate(io, w->fd, (off_t)size))
       result = error_set_errno(error, errno, "cannot cut off the torn end of %s", path);
   }
   if (result)
@@ -121,14 +123,14 @@ void log_writer_retract(struct log_writer *w, uint64_t size, bool now) {
   w->size = size;
   if (w->synced > size)
     w->synced = size;
-  w->overhang = !now || w->io->ftruncate(w->fd, (off_t)size) != 0;
+  w->overhang = !now || io_ftruncate(w->io, w->fd, (off_t)size) != 0;
 }
 
 int log_writer_append(struct log_writer *w, const struct log_frame *frame, struct error *error) {
   struct frame_bytes bytes;
   struct iovec parts[FRAME_PARTS];
   /* leftovers longer than the new frame would be taken for damage later */
-  if (w->overhang && w->io->ftruncate(w->fd, (off_t)w->size))
+  if (w->overhang && io_ftruncate(w->io, w->fd, (off_t)w->size))
     return error_set_errno(error, errno, "cannot cut off what a failed write left in %s", w->path);
   w->overhang = false;
   uint64_t size = frame_parts(w, frame, &bytes, parts);
@@ -140,16 +142,18 @@ int log_writer_append(struct log_writer *w, const struct log_frame *frame, struc
   return result;
 }
 
-int log_writer_sync(struct log_writer *w, struct error *error) {
+int log_writer_sync(struct log_writer *w, bool *sync_failed, struct error *error) {
+  *sync_failed = false;
   if (w->synced != w->size) {
-    if (w->io->fdatasync(w->fd))
+    *sync_failed = io_fdatasync(w->io, w->fd) != 0;
+    if (*sync_failed)
       return error_set_errno(error, errno, "cannot sync %s", w->path);
     w->synced = w->size;
   }
   if (!w->entry_synced) {
     char parent[PATH_BYTES];
     snprintf(parent, sizeof parent, "%.*s", (int)(strrchr(w->path, '/') - w->path), w->path);
-    int result = io_sync_directory(w->io, parent, error);
+    int result = io_sync_directory(w->io, parent, sync_failed, error);
     if (result)
       return result;
     w->entry_synced = true;

@@ -19,9 +19,10 @@ struct log_writer {
 };
 
 /* Makes the log `path` with its header and its first frame, written by one call. What is at `path` is replaced: the
- * caller knows that nothing of value is there. Nothing is left on failure. */
+ * caller knows that nothing of value is there. Nothing is left on failure, unless *left (NULL allowed) says that even
+ * the removal failed. */
 int log_writer_create(struct log_writer *writer, const struct io *io, const char *path, const uint8_t *conversation,
-                      const struct log_frame *frame, struct error *error);
+                      const struct log_frame *frame, bool *left, struct error *error);
 
 /* Opens an existing log to go on at `size`; what follows is cut off. */
 int log_writer_open(struct log_writer *writer, const struct io *io, const char *path, const struct log_header *header,
@@ -37,7 +38,8 @@ int log_writer_append(struct log_writer *writer, const struct log_frame *frame, 
  * false, or when that fails) before the next write. */
 void log_writer_retract(struct log_writer *writer, uint64_t size, bool now);
 
-/* fdatasync, and fsync of the directory while the file is new. */
-int log_writer_sync(struct log_writer *writer, struct error *error);
+/* fdatasync, and fsync of the directory while the file is new. *sync_failed tells whether one of these two failed,
+ * which nobody may try again. */
+int log_writer_sync(struct log_writer *writer, bool *sync_failed, struct error *error);
 
 #endif

@@ -3,9 +3,9 @@
 //
 // What happens when the disk cannot give a page of a mapped file (a read error, or a file that was cut short under its
 // mapping): the kernel sends SIGBUS to the thread that touched it. Guarded code lives on: the handler marks the file as
-// failed, puts zeros in the place of its whole mapping and lets the thread go on; the guarded code then looks at the mark
-// before it believes what it read. The mark stays for as long as the file is mapped, and it is set before the first zero
-// can be seen, so that whoever reads later, on whatever thread, finds it too.
+// failed, puts zeros in the place of its whole mapping and lets the thread go on; the guarded code then looks at the
+// mark before it believes what it read. The mark stays for as long as the file is mapped, and it is set before the
+// first zero can be seen, so that whoever reads later, on whatever thread, finds it too.
 //
 // Covered, on whatever thread they run: the checks of a segment's header, page CRCs and ids (lookup threads, committer,
 // background); lookups, each thread of a team for itself; reads of records and ids; the committer's comparison of

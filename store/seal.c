@@ -80,7 +80,7 @@ static int sync_next_log(struct conversation *c, uint64_t first, struct error *e
   if (fd < 0)
     return fd;
   int result = 0;
-  if (archive->io->fdatasync(fd)) {
+  if (io_fdatasync(archive->io, fd)) {
     result = error_set_errno(&reason, errno, "cannot sync %s", path);
     archive_sync_failed(archive, &reason);
     if (error)

@@ -113,7 +113,7 @@ static int write_head(struct writer *w, struct segment_header *header, struct er
 
 static int write_all(struct writer *w, struct segment_header *header, const uint8_t *ids, segment_source_fn *source,
                      const void *context, bool *sync_failed, struct error *error) {
-  if (w->io->ftruncate(w->fd, (off_t)header->pages * SEGMENT_PAGE_BYTES))
+  if (io_ftruncate(w->io, w->fd, (off_t)header->pages * SEGMENT_PAGE_BYTES))
     return error_set_errno(error, errno, "cannot size %s", w->path);
   uint32_t page = segment_place(header->layers, header->kv_heads, SEGMENT_IDS, 0, 0);
   int result = writer_column(w, page, ids, SEGMENT_IDS_PAGES, error);
@@ -123,7 +123,7 @@ static int write_all(struct writer *w, struct segment_header *header, const uint
     result = writer_flush(w, error);
   if (!result)
     result = write_head(w, header, error);
-  if (!result && w->io->fdatasync(w->fd)) {
+  if (!result && io_fdatasync(w->io, w->fd)) {
     *sync_failed = true;
     result = error_set_errno(error, errno, "cannot sync %s", w->path);
   }
@@ -136,7 +136,7 @@ static int write_beside(struct writer *w, struct segment_header *header, const u
   if (w->fd < 0)
     return w->fd;
   int result = write_all(w, header, ids, source, context, sync_failed, error);
-  if (w->io->close(w->fd) && !result)
+  if (io_close(w->io, w->fd) && !result)
     result = error_set_errno(error, errno, "cannot close %s", w->path);
   return result;
 }
@@ -151,6 +151,9 @@ int segment_write(const struct io *io, const char *path, struct segment_header *
   header->codec = 1;
   header->table_pages = segment_table_pages(header->layers, header->kv_heads);
   header->pages = segment_total_pages(header->layers, header->kv_heads);
+  int directory = io_open_directory(io, parent, error);
+  if (directory < 0)
+    return directory;
   struct writer *w = calloc(1, sizeof *w);
   uint8_t *table = calloc(header->table_pages, SEGMENT_PAGE_BYTES);
   int result;
@@ -169,9 +172,11 @@ int segment_write(const struct io *io, const char *path, struct segment_header *
   }
   free(table);
   free(w);
-  if (!result) {
-    result = io_sync_directory(io, parent, error);
-    *sync_failed = result != 0;
+  if (result) {
+    io->close(directory);
+    return result;
   }
+  result = io_sync_opened(io, directory, parent, error);
+  *sync_failed = result != 0;
   return result;
 }

@@ -25,7 +25,8 @@ def token_ids(first, count):
 def records(shape, first, count):
     """u8 [count][layers][kv_heads][104]"""
     layers, heads = shape["layers"], shape["kv_heads"]
-    token, layer, head = np.meshgrid(np.arange(first, first + count), np.arange(layers), np.arange(heads), indexing="ij")
+    token, layer, head = np.meshgrid(np.arange(first, first + count), np.arange(layers), np.arange(heads),
+                                     indexing="ij")
     token, layer, head = token.ravel().astype(np.uint64), layer.ravel(), head.ravel()
     state = (token * np.uint64(64) + layer.astype(np.uint64) * np.uint64(8) + head.astype(np.uint64)) + np.uint64(1)
     out = np.zeros((len(token), RECORD_BYTES + 12), np.uint8)

@@ -39,6 +39,7 @@ static struct log_frame frame_of(const struct msg_append *append) {
 static struct world *make(bool synced) {
   static const uint32_t counts[FRAMES] = {3, 0, 1, 2}, ahead[FRAMES] = {2, 4, 0, 1};
   struct error error;
+  bool sync_failed;
   struct world *w = calloc(1, sizeof *w);
   assert_non_null(w);
   fault_reset();
@@ -49,11 +50,11 @@ static struct world *make(bool synced) {
     test_append_make(&w->appends[i], first, counts[i], ahead[i], SALT);
     struct log_frame frame = frame_of(&w->appends[i].message);
     if (i == 0)
-      assert_ok(log_writer_create(&w->writer, &io_system, w->path, conversation, &frame, &error), &error);
+      assert_ok(log_writer_create(&w->writer, &io_system, w->path, conversation, &frame, NULL, &error), &error);
     else
       assert_ok(log_writer_append(&w->writer, &frame, &error), &error);
     if (synced)
-      assert_ok(log_writer_sync(&w->writer, &error), &error);
+      assert_ok(log_writer_sync(&w->writer, &sync_failed, &error), &error);
     w->ends[i] = w->writer.size;
     first += counts[i];
   }
@@ -122,16 +123,17 @@ static void a_frame_is_one_write(void **state) {
   (void)state;
   struct world *w = make(true);
   struct error error;
+  bool sync_failed;
   struct log_writer writer;
   struct log_frame frame = frame_of(&w->appends[0].message);
   const char *path = test_path(w->dir, "other");
   fault_reset();
-  assert_ok(log_writer_create(&writer, &io_fault, path, conversation, &frame, &error), &error);
-  assert_ok(log_writer_sync(&writer, &error), &error);
+  assert_ok(log_writer_create(&writer, &io_fault, path, conversation, &frame, NULL, &error), &error);
+  assert_ok(log_writer_sync(&writer, &sync_failed, &error), &error);
   frame = frame_of(&w->appends[2].message);
   assert_ok(log_writer_append(&writer, &frame, &error), &error);
-  assert_ok(log_writer_sync(&writer, &error), &error);
-  assert_ok(log_writer_sync(&writer, &error), &error); /* nothing new */
+  assert_ok(log_writer_sync(&writer, &sync_failed, &error), &error);
+  assert_ok(log_writer_sync(&writer, &sync_failed, &error), &error); /* nothing new */
   assert_string_equal(fault.order, "owdfwd");
   log_writer_close(&writer);
   finish(w);
@@ -268,7 +270,7 @@ static void a_failed_write_is_taken_back(void **state) {
   struct log_frame frame = frame_of(&w->appends[0].message);
   free(w->path);
   w->path = strdup(test_path(w->dir, "full"));
-  assert_ok(log_writer_create(&writer, &io_fault, w->path, conversation, &frame, &error), &error);
+  assert_ok(log_writer_create(&writer, &io_fault, w->path, conversation, &frame, NULL, &error), &error);
   for (int i = 0; i < 2; i++) {
     fault_reset();
     fault.mode = i ? FAULT_FAIL : FAULT_FAIL_ONCE; /* the second time the truncation fails, too */
