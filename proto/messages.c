@@ -166,6 +166,7 @@ static const struct field message_conversation_fields[] = {
     LIST(extents, message_extent, OPTIONAL, .max = LIMIT_MESSAGE_ELEMENTS_MAX),
     U64(log_first, OPTIONAL, INDEX),
     U64(log_tokens, OPTIONAL, INDEX),
+    U64(log_bytes, OPTIONAL, ANY),
 };
 DEFINE(message_conversation, "conversation");
 #undef TYPE

@@ -119,6 +119,7 @@ struct msg_conversation {
   uint64_t open;                   /* a writer holds the lease */
   struct list extents;             /* of msg_extent; only in conversation.info */
   uint64_t log_first, log_tokens;  /* the open log; only in conversation.info */
+  uint64_t log_bytes;              /* of it, synced; only in the catalog */
 };
 
 struct msg_conversation_list_ok {

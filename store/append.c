@@ -52,6 +52,9 @@ static int compare_bytes(const struct conversation *c, const struct part *part, 
                          const uint8_t *records, struct error *error) {
   uint32_t heads = (uint32_t)c->geometry.kv_heads, blocks = (uint32_t)c->geometry.layers * heads;
   uint32_t at = (uint32_t)(token - part->first);
+  int result = part->segment ? segment_check_ids(part->segment, NULL, error) : 0;
+  if (result)
+    return result;
   if (memcmp(part_ids(part) + 4 * (size_t)at, id, 4) != 0)
     return refuse_repeat(c, token, NULL, 0, 0, error);
   for (uint32_t block = 0; block < blocks; block++) {

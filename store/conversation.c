@@ -156,6 +156,10 @@ int conversation_update_catalog(struct conversation *c, struct error *error) {
   struct msg_conversation message;
   MDB_txn *txn;
   conversation_message(c, &message);
+  if (c->has_log) {
+    message.log_first = c->log.first;
+    message.log_bytes = c->log.synced;
+  }
   int result = catalog_begin(catalog, true, &txn, error);
   if (!result) {
     result = catalog_put_conversation(catalog, txn, &message, error);
@@ -199,6 +203,8 @@ void conversation_release(struct conversation *c) {
     return;
   struct error error;
   struct archive *archive = c->archive;
+  if (c->log.overhang)
+    atomic_store(&archive->catalog_stale, true); /* the file may hold a frame that nobody was told of */
   if (!archive_read_only(archive) && conversation_update_catalog(c, &error))
     archive_log(archive, "conversation '%s': %s", c->name, error.text);
   struct conversation **link = &archive->conversations;

@@ -187,6 +187,13 @@ static int check_durable(struct replay *r, struct error *error) {
   catalog_abort(txn);
   if (result)
     return result < 0 ? result : 0;
+  uint32_t last = r->list.count - 1;
+  if (entry.message.durable <= r->expected && r->list.count && r->tails[last] &&
+      entry.message.log_first == r->list.first[last] && entry.message.log_bytes > r->last_size)
+    return error_set(error, ERR_CORRUPT,
+                     "conversation '%s': its last log is good up to byte %llu although %llu were durable; restore it "
+                     "from a backup (or accept the loss by removing the catalog directory while the daemon is stopped)",
+                     r->c->name, (unsigned long long)r->last_size, (unsigned long long)entry.message.log_bytes);
   if (entry.message.durable <= r->expected)
     return 0;
   return error_set(error, ERR_CORRUPT,

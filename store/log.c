@@ -169,7 +169,15 @@ static int read_frame_body(struct log_reader *r, struct log_frame *frame, struct
 
 /* The frame at the offset is bad: torn or damaged? `resume` is where another frame may begin. */
 static int judge(struct log_reader *r, uint64_t resume, struct error *error) {
+  uint8_t bytes[LOG_FRAME_HEADER_BYTES];
+  struct log_frame frame;
   int proof = find_proof(r, resume, r->offset, &r->header.salt, error);
+  if (!proof && r->size - r->offset >= sizeof bytes) { /* a good frame of another log: no torn write looks so */
+    proof = io_read_all(r->io, r->fd, bytes, sizeof bytes, (off_t)r->offset, r->path, error);
+    if (!proof)
+      proof = log_frame_unpack(bytes, &r->header.salt, r->offset, &frame) == -ERR_CORRUPT &&
+              log_frame_unpack(bytes, NULL, r->offset, &frame) == 0;
+  }
   if (proof < 0)
     return proof;
   if (!proof)

@@ -251,6 +251,22 @@ int segment_check_page(const struct segment *segment, uint32_t page, struct erro
   return result || good ? result : bad_page(segment, page, error);
 }
 
+bool segment_proves(const struct segment *segment, uint32_t layer, uint32_t head, uint32_t i) {
+  const uint32_t value = segment_page(segment, SEGMENT_VALUE, layer, head);
+  const struct {
+    uint32_t page, width;
+  } columns[] = {
+      {segment_page(segment, SEGMENT_SCAN, layer, head), RECORD_SIGNATURE_BYTES},
+      {segment_page(segment, SEGMENT_RESCORE, layer, head), RECORD_K_MAG_BYTES},
+      {value, RECORD_V_CODE_BYTES},
+      {value + RECORD_V_CODE_BYTES + RECORD_V_SCALE_BYTES, RECORD_CRC_BYTES},
+  };
+  for (size_t c = 0; c < sizeof columns / sizeof columns[0]; c++)
+    if (segment_check_page(segment, columns[c].page + i * columns[c].width / SEGMENT_PAGE_BYTES, NULL) == 0)
+      return true;
+  return false;
+}
+
 /* Checks pages first .. first + count - 1 once; several threads may do so at the same time and find the same. */
 static int check_run(struct segment *segment, _Atomic uint32_t *state, uint32_t first, uint32_t count, bool *fresh,
                      struct error *error) {

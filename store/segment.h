@@ -77,6 +77,10 @@ int segment_check_readable(struct segment *segment, bool *fresh, struct error *e
 /* Compares one page after the table with its CRC: ERR_CORRUPT names page and file; ERR_IO. Any thread. */
 int segment_check_page(const struct segment *segment, uint32_t page, struct error *error);
 
+/* True when at least one page that record `i` of a block lies in, other than the scales', is as it was written. A
+ * record whose own CRC fits is then this segment's, and not that of the same place in another one. Any thread. */
+bool segment_proves(const struct segment *segment, uint32_t layer, uint32_t head, uint32_t i);
+
 /* Check all scan pages of a layer, or the pages of the ids, the first time they are asked for, and remember the
  * outcome. *fresh (NULL allowed) is set to true when this call found the first bad page of the segment. Any thread. */
 int segment_check_layer(struct segment *segment, uint32_t layer, bool *fresh, struct error *error);

@@ -86,16 +86,28 @@ static int check_block(struct verify *v, struct segment *segment, uint32_t layer
                         (unsigned long long)first_bad);
 }
 
+/* The file of another segment, or model, under this name? A file that lies elsewhere may be called anything. */
+static bool name_differs(const struct verify *v, const char *path, const uint8_t *id) {
+  const char *name = strrchr(path, '/');
+  uint8_t named[LIMIT_ID_BYTES];
+  name = name ? name + 1 : path;
+  bool has_id = path_segment_parse(name, named) || path_id_parse(name, named);
+  return v->dir ? !has_id || memcmp(named, id, LIMIT_ID_BYTES) != 0
+                : has_id && memcmp(named, id, LIMIT_ID_BYTES) != 0;
+}
+
 int verify_segment(struct verify *v, const char *path, struct error *error) {
   struct segment *segment;
   struct error reason;
-  bool sound;
+  bool sound = false;
   if (segment_open(v->io, path, &segment, &reason))
     return verify_failure(v, path, &reason, error);
   const struct segment_header *header = segment_header(segment);
   v->report->segments++;
   v->report->bytes_done += (uint64_t)(header->table_pages + 1) * SEGMENT_PAGE_BYTES;
-  int result = check_pages(v, segment, &sound);
+  int result = name_differs(v, path, header->id) ? verify_problem(v, path, "is the file of another segment") : 0;
+  if (!result)
+    result = check_pages(v, segment, &sound);
   for (uint32_t layer = 0; layer < header->layers && sound && !result; layer++)
     for (uint32_t head = 0; head < header->kv_heads && !result; head++)
       result = check_block(v, segment, layer, head);
@@ -122,44 +134,83 @@ static int check_frame(struct verify *v, const char *path, const struct log_fram
                         (unsigned long long)frame->offset, bad, (unsigned long long)first_bad);
 }
 
-int verify_log(struct verify *v, const char *path, bool last, uint64_t *tokens, struct error *error) {
-  struct log_reader *reader;
+/* Every frame passes its CRC for any conversation: only the headers tell whose it is. */
+static bool foreign(const struct log_expected *wanted, const struct log_header *header) {
+  return wanted->conversation && (memcmp(header->conversation, wanted->conversation, LIMIT_ID_BYTES) != 0 ||
+                                  header->first != wanted->first);
+}
+
+static bool other_shape(const struct log_expected *wanted, const struct log_frame *frame) {
+  return wanted->conversation && frame->count &&
+         (frame->layers != wanted->layers || frame->kv_heads != wanted->kv_heads);
+}
+
+/* Reads frame after frame. Returns LOG_END, LOG_TORN, negative with a reason, or what `tell` returned in *stopped. */
+static int check_frames(struct verify *v, struct log_reader *reader, const char *path,
+                        const struct log_expected *wanted, uint64_t *tokens, int *stopped, struct error *reason) {
   struct log_frame frame;
+  int result;
+  while ((result = log_reader_next(reader, &frame, reason)) == LOG_FRAME) {
+    *tokens += frame.count;
+    if (other_shape(wanted, &frame))
+      return error_set(reason, ERR_CORRUPT, "%s holds records of another geometry than its conversation", path);
+    *stopped = check_frame(v, path, &frame);
+    if (*stopped)
+      break;
+  }
+  return result;
+}
+
+int verify_log(struct verify *v, const char *path, const struct log_expected *wanted, struct log_found *found,
+               struct error *error) {
+  struct log_reader *reader;
   struct error reason;
-  bool torn;
-  *tokens = 0;
+  bool torn, last = wanted->last;
+  int stopped = 0;
+  *found = (struct log_found){0};
   int result = log_reader_open(v->io, path, &reader, &torn, &reason);
   if (result)
     return torn && last ? 0 : verify_failure(v, path, &reason, error);
   v->report->logs++;
   v->report->bytes_done += LOG_HEADER_BYTES;
-  while ((result = log_reader_next(reader, &frame, &reason)) == LOG_FRAME) {
-    *tokens += frame.count;
-    result = check_frame(v, path, &frame);
-    if (result)
-      break;
-  }
-  uint64_t offset = log_reader_offset(reader);
+  if (foreign(wanted, log_reader_header(reader)))
+    result = error_set(&reason, ERR_CORRUPT, "%s is the log of another conversation, or of other tokens", path);
+  else
+    result = check_frames(v, reader, path, wanted, &found->tokens, &stopped, &reason);
+  uint64_t offset = found->bytes = log_reader_offset(reader);
   log_reader_close(reader);
+  if (stopped)
+    return stopped;
   if (result < 0)
     return verify_failure(v, path, &reason, error);
   if (result == LOG_TORN && !last)
     return verify_problem(v, path, "ends in the middle of a frame, at byte %llu, although another log follows",
                           (unsigned long long)offset);
-  return result == LOG_END || result == LOG_TORN ? 0 : result;
+  return 0;
 }
 
 /* --- models and metas ------------------------------------------------------------------------------------------- */
 
-int verify_model(struct verify *v, const char *path, struct error *error) {
+static void keep_model(struct found_model *found, const struct msg_model *message) {
+  found->good = true;
+  found->layers = (uint32_t)message->geometry.layers;
+  found->kv_heads = (uint32_t)message->geometry.kv_heads;
+  found->head_dim = (uint32_t)message->geometry.head_dim;
+  memcpy(found->fingerprint, message->fingerprint.data, LIMIT_FINGERPRINT_BYTES);
+}
+
+int verify_model(struct verify *v, const char *path, struct found_model *model, struct error *error) {
   struct model_file file;
   struct error reason;
   if (model_read(v->io, path, &file, &reason))
     return verify_failure(v, path, &reason, error);
   v->report->models++;
   v->report->bytes_done += file.file.size;
+  bool differs = name_differs(v, path, file.message.id.data);
+  if (model && !differs)
+    keep_model(model, &file.message);
   model_file_finish(&file);
-  return verify_progress(v, path);
+  return differs ? verify_problem(v, path, "is the file of another model") : verify_progress(v, path);
 }
 
 static int verify_meta(struct verify *v, const char *path, struct error *error) {
@@ -177,7 +228,8 @@ int verify_file(const struct io *io, const char *path, struct verify_report *rep
                 struct error *error) {
   struct verify v = {.io = io ? io : &io_system, .report = report, .tell = tell, .context = context};
   char magic[8] = "";
-  uint64_t tokens;
+  struct log_found found;
+  const struct log_expected any = {.last = true};
   *report = (struct verify_report){.files_total = 1};
   int fd = io_open(v.io, path, O_RDONLY, error);
   if (fd < 0)
@@ -190,11 +242,11 @@ int verify_file(const struct io *io, const char *path, struct verify_report *rep
   if (memcmp(magic, SEGMENT_MAGIC, sizeof magic) == 0)
     result = verify_segment(&v, path, error);
   else if (memcmp(magic, LOG_MAGIC, sizeof magic) == 0)
-    result = verify_log(&v, path, true, &tokens, error);
+    result = verify_log(&v, path, &any, &found, error);
   else if (memcmp(magic, META_MAGIC, sizeof magic) == 0)
     result = verify_meta(&v, path, error);
   else if (memcmp(magic, MODEL_MAGIC, sizeof magic) == 0)
-    result = verify_model(&v, path, error);
+    result = verify_model(&v, path, NULL, error);
   else
     result = verify_problem(&v, path, "is no segment, log, meta or model file, or its beginning was overwritten");
   report->files_done = 1;

@@ -96,9 +96,11 @@ static int check_model(void *context, const char *name, struct error *error) {
   int result = grow(&found->models, found->model_count, &found->model_room, sizeof found->models[0], error);
   if (result)
     return result;
-  memcpy(found->models[found->model_count++].id, id, sizeof id);
+  struct found_model *model = &found->models[found->model_count++];
+  *model = (struct found_model){.good = false};
+  memcpy(model->id, id, sizeof id);
   path_model(path, v->dir, id);
-  result = verify_model(v, path, error);
+  result = verify_model(v, path, model, error);
   v->report->files_done++;
   return result;
 }
@@ -138,6 +140,29 @@ static int check_extent(struct verify *v, const struct meta *meta, uint32_t at, 
   return same ? 0 : error_set(reason, ERR_CORRUPT, "%s is not what extent %u says", path, at);
 }
 
+/* Compares a conversation with its model's file. One that cannot be read has been told of already. */
+static int check_conversation_model(struct verify *v, const struct meta *meta, struct error *reason) {
+  const struct msg_meta *m = &meta->message;
+  char text[PATH_ID_TEXT_BYTES], path[PATH_BYTES];
+  if (!m->model.size)
+    return 0;
+  path_id_text(m->model.data, text);
+  for (size_t i = 0; i < v->found->model_count; i++) {
+    const struct found_model *model = &v->found->models[i];
+    if (memcmp(model->id, m->model.data, LIMIT_ID_BYTES) != 0)
+      continue;
+    if (model->good && (memcmp(model->fingerprint, m->fingerprint.data, LIMIT_FINGERPRINT_BYTES) != 0 ||
+                        model->layers != m->geometry.layers || model->kv_heads != m->geometry.kv_heads ||
+                        model->head_dim != m->geometry.head_dim))
+      return error_set(reason, ERR_CORRUPT, "meta tells another fingerprint or geometry than its model %s", text);
+    return 0;
+  }
+  path_model(path, v->dir, m->model.data);
+  if (io_exists(v->io, path))
+    return 0; /* made since the models were looked at */
+  return error_set(reason, ERR_CORRUPT, "its model %s has no file; restore models/%s from a backup", text, text);
+}
+
 /* True for a conversation that was deleted meanwhile, or was being made when a crash came. */
 static bool nothing_there(struct verify *v, const uint8_t *id) {
   char path[PATH_BYTES];
@@ -162,6 +187,9 @@ static int look_at(struct verify *v, const uint8_t *id, struct look *look, struc
   }
   if (memcmp(look->meta.message.id.data, id, LIMIT_ID_BYTES) != 0)
     return error_set(reason, ERR_CORRUPT, "%s is the file of another conversation", path);
+  result = check_conversation_model(v, &look->meta, reason);
+  if (result)
+    return result;
   for (uint32_t i = 0; i < look->meta.extent_count; i++) {
     look->sealed = look->meta.extents[i].first + look->meta.extents[i].count;
     result = check_extent(v, &look->meta, i, reason);
@@ -182,34 +210,46 @@ static int look_at(struct verify *v, const uint8_t *id, struct look *look, struc
   return 0;
 }
 
-static int check_logs(struct verify *v, const uint8_t *id, const struct look *look, uint64_t *tokens,
+static int check_logs(struct verify *v, const uint8_t *id, const struct look *look, struct found_conversation *c,
                       struct error *error) {
+  const struct msg_meta *meta = &look->meta.message;
+  struct log_expected wanted = {.conversation = id};
+  struct log_found found;
   int result = 0;
+  if (meta->model.size) {
+    wanted.layers = (uint32_t)meta->geometry.layers;
+    wanted.kv_heads = (uint32_t)meta->geometry.kv_heads;
+  }
   for (uint32_t i = 0; i < look->logs.count && !result; i++) {
-    bool last = i + 1 == look->logs.count;
-    uint64_t count, first = look->logs.first[i], bad = v->report->bad;
+    uint64_t bad = v->report->bad;
     char path[PATH_BYTES];
-    path_log(path, v->dir, id, first);
+    wanted.first = look->logs.first[i];
+    wanted.last = i + 1 == look->logs.count;
+    path_log(path, v->dir, id, wanted.first);
     if (i >= look->log_from) {
-      result = verify_log(v, path, last, &count, error);
-      *tokens += count;
-      if (!result && !last && bad == v->report->bad && count != look->logs.first[i + 1] - first &&
-          io_exists(v->io, path))
+      result = verify_log(v, path, &wanted, &found, error);
+      c->tokens += found.tokens;
+      c->log_first = wanted.first;
+      c->log_bytes = found.bytes;
+      if (!result && !wanted.last && bad == v->report->bad &&
+          found.tokens != look->logs.first[i + 1] - wanted.first && io_exists(v->io, path))
         result = verify_problem(v, path, "holds %llu tokens although the next log begins at token %llu",
-                                (unsigned long long)count, (unsigned long long)look->logs.first[i + 1]);
+                                (unsigned long long)found.tokens, (unsigned long long)look->logs.first[i + 1]);
     }
     v->report->files_done++;
   }
   return result;
 }
 
-static int keep_conversation(struct found *found, const struct meta *meta, uint64_t tokens, struct error *error) {
+static int keep_conversation(struct found *found, const struct meta *meta, const struct found_conversation *seen,
+                             struct error *error) {
   int result = grow(&found->conversations, found->conversation_count, &found->conversation_room,
                     sizeof found->conversations[0], error);
   if (result)
     return result;
   struct found_conversation *c = &found->conversations[found->conversation_count++];
-  *c = (struct found_conversation){.uid = (uint32_t)meta->message.uid, .tokens = tokens};
+  *c = *seen;
+  c->uid = (uint32_t)meta->message.uid;
   memcpy(c->id, meta->message.id.data, LIMIT_ID_BYTES);
   memcpy(c->name, meta->message.name.data, meta->message.name.size);
   for (uint32_t i = 0; i < meta->extent_count; i++) {
@@ -236,19 +276,22 @@ static int check_conversation(void *context, const char *name, struct error *err
     look_finish(&look);
     result = look_at(v, id, &look, &reason);
   }
-  uint64_t tokens = look.sealed, bad = v->report->bad;
+  struct found_conversation seen = {.tokens = look.sealed};
+  uint64_t bad = v->report->bad;
   path_conversation(path, v->dir, id);
   v->report->files_done++;
   if (!result && !look.gone) {
     v->report->metas++;
     v->report->bytes_done += look.meta.file.size;
-    result = check_logs(v, id, &look, &tokens, error);
+    result = check_logs(v, id, &look, &seen, error);
   } else if (result) {
     v->found->bad_meta = true;
     result = verify_failure(v, path, &reason, error);
   }
+  if (v->report->bad > bad)
+    seen.tokens = seen.log_bytes = UINT64_MAX;
   if (!result && look.meta.message.id.size)
-    result = keep_conversation(v->found, &look.meta, v->report->bad > bad ? UINT64_MAX : tokens, error);
+    result = keep_conversation(v->found, &look.meta, &seen, error);
   look_finish(&look);
   return result;
 }

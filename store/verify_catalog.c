@@ -51,6 +51,11 @@ static int compare_conversations(const struct found *found, struct catalog *cata
     else if (entry.message.durable > c->tokens)
       differs(child, "conversation", c->id,
               "has lost tokens: the catalog knows of more durable ones than its logs hold; restore them from a backup");
+    else if (entry.message.log_first == c->log_first && entry.message.log_bytes > c->log_bytes)
+      differs(child, "conversation", c->id,
+              "has lost the end of its last log, which the catalog knows to be longer; restore it from a backup");
+    else if (c->tokens != UINT64_MAX && entry.message.tokens != c->tokens)
+      differs(child, "conversation", c->id, "has another number of tokens in it than in its files; " MAKE_AGAIN);
   }
   if (!found->bad_meta && mdb_stat(txn, catalog->conversations, &stat) == 0 &&
       stat.ms_entries > found->conversation_count)

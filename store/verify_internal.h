@@ -22,13 +22,16 @@ struct verify {
 /* What the files of an archive say, for the comparison with the catalog. */
 struct found {
   struct found_model {
-    uint8_t id[LIMIT_ID_BYTES];
+    uint8_t id[LIMIT_ID_BYTES], fingerprint[LIMIT_FINGERPRINT_BYTES];
+    uint32_t layers, kv_heads, head_dim;
+    bool good; /* its file can be read; otherwise that has been told */
   } *models;
   struct found_conversation {
     uint8_t id[LIMIT_ID_BYTES];
     uint32_t uid;
     char name[LIMIT_NAME_BYTES_MAX + 1];
     uint64_t tokens; /* UINT64_MAX when its files have problems, so that nobody knows */
+    uint64_t log_first, log_bytes; /* the last log, as far as its frames are good */
   } *conversations;
   struct found_extent {
     uint8_t segment[LIMIT_ID_BYTES];
@@ -47,10 +50,22 @@ int verify_progress(struct verify *verify, const char *path);
 int verify_failure(struct verify *verify, const char *path, const struct error *reason, struct error *error);
 
 int verify_segment(struct verify *verify, const char *path, struct error *error);
-int verify_model(struct verify *verify, const char *path, struct error *error);
+/* Keeps what the file says in *model, if given. */
+int verify_model(struct verify *verify, const char *path, struct found_model *model, struct error *error);
 
-/* `last`: nothing follows this log, so that its end may be torn. *tokens is how many were read. */
-int verify_log(struct verify *verify, const char *path, bool last, uint64_t *tokens, struct error *error);
+/* What a log has to be, and what was found. */
+struct log_expected {
+  const uint8_t *conversation; /* NULL: of any, and any tokens */
+  uint64_t first;
+  uint32_t layers, kv_heads;
+  bool last; /* nothing follows it, so that its end may be torn */
+};
+struct log_found {
+  uint64_t tokens; /* in good frames */
+  uint64_t bytes;  /* where these end */
+};
+int verify_log(struct verify *verify, const char *path, const struct log_expected *wanted, struct log_found *found,
+               struct error *error);
 
 /* Checks the catalog of an archive, and when it was closed in good order compares it with verify->found. */
 int verify_catalog(struct verify *verify, struct error *error);

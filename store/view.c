@@ -116,9 +116,26 @@ int view_tokens(struct view *view, uint64_t first, uint64_t count, uint32_t *ids
   return result;
 }
 
+/* A record's own CRC does not tell conversations apart, the CRC of a page does: a good page stands for all records
+ * that begin in it. *proven is the end of those known to be this segment's. */
+static bool belongs(const struct part *part, uint32_t layer, uint32_t head, uint64_t token, uint64_t *proven) {
+  const uint32_t per_page = SEGMENT_PAGE_BYTES / RECORD_SIGNATURE_BYTES;
+  if (part->tail || token < *proven)
+    return true;
+  uint64_t first = segment_header(part->segment)->first;
+  uint32_t entry = (uint32_t)(token - first);
+  uint32_t page = segment_page(part->segment, SEGMENT_SCAN, layer, head) + entry / per_page;
+  if (segment_check_page(part->segment, page, NULL) == 0) {
+    *proven = first + (entry / per_page + 1) * (uint64_t)per_page;
+    return true;
+  }
+  return segment_proves(part->segment, layer, head, entry);
+}
+
 static int copy_records(struct view *view, const struct part *part, uint32_t layer, uint32_t head, uint32_t skip,
                         uint32_t count, uint8_t *records, struct error *error) {
   struct record_columns columns;
+  uint64_t proven = 0;
   part_columns(part, layer, head, &columns);
   mapped_guard_begin();
   for (uint32_t i = 0; i < count; i++)
@@ -130,7 +147,7 @@ static int copy_records(struct view *view, const struct part *part, uint32_t lay
   for (uint32_t i = 0; i < count; i++) {
     const uint8_t *record = records + (size_t)i * RECORD_BYTES;
     uint64_t token = columns.first + skip + i;
-    if (!record_check(record, layer, head, token))
+    if (!record_check(record, layer, head, token) || !belongs(part, layer, head, token, &proven))
       return error_set(error, ERR_CORRUPT, "the record of token %llu, layer %u, head %u is damaged in %s",
                        (unsigned long long)token, layer, head,
                        part->segment ? segment_path(part->segment) : "memory");
