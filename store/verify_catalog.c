@@ -19,6 +19,28 @@ static void differs(struct catalog_child *child, const char *what, const uint8_t
   catalog_child_tell(child, line);
 }
 
+/* What follows the last good frame had been synced: then it is damaged, not torn. The line begins with the file's path. */
+static void tell_lost_end(struct catalog_child *child, const struct found_conversation *c, uint64_t durable_bytes) {
+  char line[512], path[PATH_BYTES];
+  path_log(path, "", c->id, c->log_first);
+  snprintf(line, sizeof line,
+           "%.300s: is good up to byte %llu although %llu were durable when the archive was closed; see coldkv repair",
+           path + 1, (unsigned long long)c->log_bytes, (unsigned long long)durable_bytes);
+  catalog_child_tell(child, line);
+}
+
+static void tell_lost_tokens(struct catalog_child *child, const struct found_conversation *c, uint64_t durable) {
+  char line[512], path[PATH_BYTES];
+  if (c->log_bytes)
+    path_log(path, "", c->id, c->log_first);
+  else
+    path_conversation(path, "", c->id);
+  snprintf(line, sizeof line,
+           "%.300s: the files end at token %llu although %llu were durable when the archive was closed; see coldkv repair",
+           path + 1, (unsigned long long)c->tokens, (unsigned long long)durable);
+  catalog_child_tell(child, line);
+}
+
 static int compare_models(const struct found *found, struct catalog *catalog, MDB_txn *txn,
                           struct catalog_child *child, struct error *error) {
   MDB_stat stat;
@@ -49,11 +71,9 @@ static int compare_conversations(const struct found *found, struct catalog *cata
     else if (entry.message.uid != c->uid || strcmp(entry.name, c->name) != 0)
       differs(child, "conversation", c->id, "has another name or owner in it; " MAKE_AGAIN);
     else if (entry.message.durable > c->tokens)
-      differs(child, "conversation", c->id,
-              "has lost tokens: the catalog knows of more durable ones than its logs hold; restore them from a backup");
+      tell_lost_tokens(child, c, entry.message.durable);
     else if (entry.message.log_first == c->log_first && entry.message.log_bytes > c->log_bytes)
-      differs(child, "conversation", c->id,
-              "has lost the end of its last log, which the catalog knows to be longer; restore it from a backup");
+      tell_lost_end(child, c, entry.message.log_bytes);
     else if (c->tokens != UINT64_MAX && entry.message.tokens != c->tokens)
       differs(child, "conversation", c->id, "has another number of tokens in it than in its files; " MAKE_AGAIN);
   }
@@ -99,7 +119,12 @@ static int compare(void *context, struct catalog *catalog, struct catalog_child 
 
 static int take_line(void *context, const char *line) {
   struct verify *v = context;
-  return verify_problem(v, "catalog", "%s", line);
+  const char *end = strstr(line, ": ");
+  char path[PATH_BYTES];
+  if (strncmp(line, "conversations/", strlen("conversations/")) != 0 || !end)
+    return verify_problem(v, "catalog", "%s", line);
+  snprintf(path, sizeof path, "%.*s", (int)(end - line), line);
+  return verify_problem(v, path, "%s", end + 2);
 }
 
 int verify_catalog(struct verify *v, struct error *error) {

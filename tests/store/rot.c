@@ -317,6 +317,7 @@ void rot_ask(struct rot *rot, struct rot_answers *answers) {
     test_geometry(&wanted.geometry);
     if (conversation_open(archive, TEST_UID, &wanted, &c, &created, &error)) {
       answers->refused++;
+      snprintf(answers->reason, sizeof answers->reason, "%s", error.text);
       if (error.code == ERR_NO_CONVERSATION)
         wrong(&asking, "is gone", 0);
       continue;

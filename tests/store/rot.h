@@ -52,6 +52,7 @@ struct rot_answers {
   unsigned errors;  /* reads answered with an error, parts left out of lookups */
   unsigned reads;
   char first[512];  /* the first wrong one */
+  char reason[512]; /* why a conversation was refused */
 };
 
 /* Opens the archive and every conversation, reads every id and record, looks some up, and closes it again. Tokens that

@@ -192,8 +192,8 @@ static void flip_catalog(void) {
   rot_ask(&rot, &answers);
   wrong_answers += answers.wrong;
   if (answers.wrong || answers.refused || answers.errors)
-    fail_msg("bit %llu of the catalog: %u wrong, %u refused: %s", (unsigned long long)bit, answers.wrong,
-             answers.refused, answers.first);
+    fail_msg("bit %llu of the catalog: %u wrong, %u refused: %s%s", (unsigned long long)bit, answers.wrong,
+             answers.refused, answers.first, answers.reason);
   rot_restore(&rot);
 }
 
