@@ -49,10 +49,10 @@ static int refuse_repeat(const struct conversation *c, uint64_t token, const uin
 }
 
 static int compare_bytes(const struct conversation *c, const struct part *part, uint64_t token, const uint8_t *id,
-                         const uint8_t *records, struct error *error) {
+                         const uint8_t *records, bool *fresh, struct error *error) {
   uint32_t heads = (uint32_t)c->geometry.kv_heads, blocks = (uint32_t)c->geometry.layers * heads;
   uint32_t at = (uint32_t)(token - part->first);
-  int result = part->segment ? segment_check_ids(part->segment, NULL, error) : 0;
+  int result = part->segment ? segment_check_ids(part->segment, fresh, error) : 0;
   if (result)
     return result;
   if (memcmp(part_ids(part) + 4 * (size_t)at, id, 4) != 0)
@@ -72,12 +72,12 @@ static int compare_bytes(const struct conversation *c, const struct part *part, 
 static int compare_token(const struct conversation *c, const struct snapshot *snapshot, uint64_t token,
                          const uint8_t *id, const uint8_t *records, struct error *error) {
   const struct part *part = &snapshot->parts[snapshot_find(snapshot, token)];
-  bool fresh = false;
+  bool bad = false, lost = false;
   mapped_guard_begin();
-  int result = compare_bytes(c, part, token, id, records, error);
+  int result = compare_bytes(c, part, token, id, records, &bad, error);
   mapped_guard_end();
-  int unreadable = part->segment ? segment_check_readable(part->segment, &fresh, error) : 0;
-  if (fresh)
+  int unreadable = part->segment ? segment_check_readable(part->segment, &lost, error) : 0;
+  if (bad || lost)
     atomic_fetch_add(&c->archive->counters.bad_pages, 1);
   return unreadable ? unreadable : result;
 }
