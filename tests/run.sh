@@ -3,8 +3,8 @@
 # SPDX-FileCopyrightText: The coldkv authors
 #
 # Every test there is: builds build/ (release) and build-asan/ (AddressSanitizer and UndefinedBehaviorSanitizer), runs
-# meson's tests in both and the house rules, and ends with "N passed, N failed, N skipped". Exit status 0 means none
-# failed. With COLDKV_WERROR=1 warnings are errors.
+# meson's tests in both, the fuzz targets for a few seconds each and the house rules, and ends with "N passed, N failed,
+# N skipped". Exit status 0 means none failed. With COLDKV_WERROR=1 warnings are errors.
 set -eu
 
 root=$(cd -- "$(dirname -- "$0")/.." && pwd)
@@ -70,6 +70,11 @@ suite() {
 
 suite build 1 --buildtype=release
 suite build-asan 5 --buildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false
+
+echo "== fuzz targets"
+sh tests/fuzz/fuzz.sh >"$results/fuzz.log" 2>&1 || true
+grep -v '^torture: ' "$results/fuzz.log" >"$results/fuzz.lines" || true
+$summary --lines "$results/fuzz.lines" >>"$results/counts"
 
 echo "== house rules"
 sh tests/tidy.sh >"$results/tidy.log" 2>&1 || true

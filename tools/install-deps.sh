@@ -35,6 +35,12 @@ want_python() {
   /usr/bin/python3 -c "import $1" >/dev/null 2>&1 || missing="$missing $2"
 }
 
+# clang's libFuzzer and sanitizers come in a package of their own, which clang only recommends on some mirrors.
+want_fuzzer() {
+  [ -n "$(find /usr/lib/llvm-*/lib/clang -name 'libclang_rt.fuzzer-*.a' 2>/dev/null)" ] ||
+    missing="$missing libclang-rt-14-dev"
+}
+
 look() {
   missing=""
   want_command meson meson
@@ -49,6 +55,8 @@ look() {
   [ "$1" = tests ] || return 0
   want_library cmocka libcmocka-dev
   want_command clang-tidy clang-tidy
+  want_command clang clang
+  want_fuzzer
   want_command strace strace
   want_python msgpack python3-msgpack
   want_python numpy python3-numpy
