@@ -57,10 +57,14 @@ static int try_connect(void) {
 }
 
 static void start(void) {
-  options = (struct options){.durability = DURABILITY_ALWAYS, .threads = 2, .interval_ms = 1000,
-                             .tail_memory_mb = 1, .scan_memory_mb = 16, .io_uring = true};
-  snprintf(options.data, sizeof options.data, "%s/archive", fuzz_directory());
-  snprintf(options.socket, sizeof options.socket, "%s/socket", fuzz_directory());
+  char data[512], path[512];
+  snprintf(data, sizeof data, "%s/archive", fuzz_directory());
+  snprintf(path, sizeof path, "%s/socket", fuzz_directory());
+  const char *arguments[] = {"coldkvd", "--data", data, "--socket", path, "--threads", "2", "--tail-memory-mb",
+                             "1", "--scan-memory-mb", "16", "--config", "/dev/null", NULL};
+  struct error error = {0};
+  FUZZ_REQUIRE(options_read(&options, sizeof arguments / sizeof arguments[0] - 1, (char **)(uintptr_t)arguments,
+                            &error) == 0);
   fuzz_remove(options.data);
   memset(&peer_truth, 0, sizeof peer_truth);
   if (!freopen("/dev/null", "w", stdout)) /* the daemon's log is not what is looked for */
