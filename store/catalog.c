@@ -47,8 +47,12 @@ static int open_environment(struct catalog *c, const char *path, uint64_t map_by
 
 int catalog_open(struct catalog *c, const char *path, uint64_t map_bytes, enum catalog_mode mode,
                  struct error *error) {
-  *c = (struct catalog){0};
+  *c = (struct catalog){.map_bytes_max = CATALOG_MAP_BYTES_MAX};
   int result = mdb_env_create(&c->env);
+  if (!result)
+    pthread_rwlock_init(&c->in_use, NULL);
+  if (!result)
+    mdb_env_set_userctx(c->env, c); /* from a transaction back to its catalog */
   if (!result)
     result = open_environment(c, path, map_bytes ? map_bytes : CATALOG_MAP_BYTES_DEFAULT, mode);
   if (!result)
@@ -58,22 +62,63 @@ int catalog_open(struct catalog *c, const char *path, uint64_t map_bytes, enum c
 }
 
 void catalog_close(struct catalog *c) {
-  if (c->env)
+  if (c->env) {
     mdb_env_close(c->env);
+    pthread_rwlock_destroy(&c->in_use);
+  }
   c->env = NULL;
 }
 
+/* Pages of the file, those that are free inside of it included, take more than half of the map: far more is left than
+ * any one transaction needs, but for the one that makes a whole catalog. */
+static bool nearly_full(struct catalog *c, uint64_t *map_bytes) {
+  MDB_envinfo info;
+  MDB_stat stat;
+  *map_bytes = 0;
+  if (mdb_env_info(c->env, &info) || mdb_env_stat(c->env, &stat))
+    return false;
+  *map_bytes = info.me_mapsize;
+  return (uint64_t)info.me_last_pgno * stat.ms_psize > info.me_mapsize / 2;
+}
+
+bool catalog_grow(struct catalog *c) {
+  uint64_t map_bytes;
+  pthread_rwlock_wrlock(&c->in_use);
+  (void)nearly_full(c, &map_bytes);
+  bool grown = map_bytes && 2 * map_bytes <= c->map_bytes_max && mdb_env_set_mapsize(c->env, 2 * map_bytes) == 0;
+  pthread_rwlock_unlock(&c->in_use);
+  return grown;
+}
+
 int catalog_begin(struct catalog *c, bool write, MDB_txn **txn, struct error *error) {
+  uint64_t map_bytes;
+  if (write && nearly_full(c, &map_bytes))
+    (void)catalog_grow(c); /* else what does not fit will be refused */
+  pthread_rwlock_rdlock(&c->in_use);
   int result = mdb_txn_begin(c->env, NULL, write ? 0 : MDB_RDONLY, txn);
-  return result ? catalog_fault(error, result, "cannot begin a transaction of the catalog") : 0;
+  if (!result)
+    return 0;
+  pthread_rwlock_unlock(&c->in_use);
+  return catalog_fault(error, result, "cannot begin a transaction of the catalog");
+}
+
+static void end_use(MDB_env *env) {
+  struct catalog *c = mdb_env_get_userctx(env);
+  pthread_rwlock_unlock(&c->in_use);
 }
 
 int catalog_commit(MDB_txn *txn, struct error *error) {
+  MDB_env *env = mdb_txn_env(txn);
   int result = mdb_txn_commit(txn);
+  end_use(env);
   return result ? catalog_fault(error, result, "cannot commit to the catalog") : 0;
 }
 
-void catalog_abort(MDB_txn *txn) { mdb_txn_abort(txn); }
+void catalog_abort(MDB_txn *txn) {
+  MDB_env *env = mdb_txn_env(txn);
+  mdb_txn_abort(txn);
+  end_use(env);
+}
 
 int catalog_delete(struct catalog *c, MDB_txn *txn, MDB_dbi db, const uint8_t *id, struct error *error) {
   (void)c;

@@ -10,15 +10,19 @@
 #define COLDKV_STORE_CATALOG_H
 
 #include <lmdb.h>
+#include <pthread.h>
 
 #include "store/archive.h"
 
 #define CATALOG_DATA_NAME "data.mdb"
 #define CATALOG_MAP_BYTES_DEFAULT (UINT64_C(16) << 30)
+#define CATALOG_MAP_BYTES_MAX (UINT64_C(1) << 40)
 
 struct catalog {
   MDB_env *env;
   MDB_dbi models, names, conversations, segments, state;
+  uint64_t map_bytes_max;  /* the map grows up to here */
+  pthread_rwlock_t in_use; /* read: a transaction lives; written: the map is being changed */
 };
 
 /* What the catalog knows of a segment. */
@@ -46,9 +50,14 @@ int catalog_open(struct catalog *catalog, const char *path, uint64_t map_bytes, 
                  struct error *error);
 void catalog_close(struct catalog *catalog);
 
+/* A transaction that writes finds room: the map grows before it is full. Any thread; one transaction per thread. */
 int catalog_begin(struct catalog *catalog, bool write, MDB_txn **txn, struct error *error);
 int catalog_commit(MDB_txn *txn, struct error *error);
 void catalog_abort(MDB_txn *txn);
+
+/* Doubles the map after ERR_NO_SPACE, so that the transaction, which must have ended, can be tried again. False when it
+ * is as large as it may be. */
+bool catalog_grow(struct catalog *catalog);
 
 /* Getters return 0, CATALOG_NONE, or negative (ERR_CORRUPT when the CRC is wrong). The next ones take the smallest key
  * after the one given (NULL, or "" for a name: from the beginning). */

@@ -61,6 +61,9 @@ static int copy_all(struct catalog *c, struct catalog *copy, struct error *error
 
 int catalog_copy(struct catalog *c, const char *path, uint64_t map_bytes, struct error *error) {
   struct catalog copy;
+  MDB_envinfo info;
+  if (mdb_env_info(c->env, &info) == 0 && 2 * info.me_mapsize > map_bytes)
+    map_bytes = 2 * info.me_mapsize; /* all of it is one transaction */
   int result = catalog_open(&copy, path, map_bytes, CATALOG_NEW_FILE, error);
   if (result)
     return result;

@@ -14,7 +14,7 @@ int catalog_fault(struct error *error, int mdb_error, const char *what) {
   if (mdb_error > 0) /* a system call's */
     return error_set_errno(error, mdb_error, "%s", what);
   if (mdb_error == MDB_MAP_FULL)
-    return error_set(error, ERR_NO_SPACE, "%s: it has reached its map size; start the daemon with a larger one", what);
+    return error_set(error, ERR_NO_SPACE, "%s: it is as large as its address space allows; delete conversations", what);
   return error_set(error, ERR_CORRUPT, "%s: %s; restart the daemon to make the index again", what,
                    mdb_strerror(mdb_error));
 }

@@ -248,16 +248,19 @@ static int fill(struct rebuild *r, struct error *error) {
 }
 
 int rebuild_run(struct archive *archive, bool *damaged, struct error *error) {
-  struct rebuild r = {.archive = archive, .catalog = &archive->catalog};
-  int result = catalog_begin(r.catalog, true, &r.txn, error);
-  if (result)
-    return result;
-  result = fill(&r, error);
-  if (result) {
-    catalog_abort(r.txn);
-    return result;
-  }
-  result = catalog_commit(r.txn, error);
+  struct rebuild r;
+  int result;
+  do {
+    r = (struct rebuild){.archive = archive, .catalog = &archive->catalog};
+    result = catalog_begin(r.catalog, true, &r.txn, error);
+    if (result)
+      return result;
+    result = fill(&r, error);
+    if (result)
+      catalog_abort(r.txn);
+    else
+      result = catalog_commit(r.txn, error);
+  } while (result == -ERR_NO_SPACE && catalog_grow(r.catalog)); /* all of it is one transaction */
   if (!result && r.models + r.conversations)
     archive_log(archive, "made the catalog again from the files: %u models, %u conversations", r.models,
                 r.conversations);

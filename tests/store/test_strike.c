@@ -2,9 +2,9 @@
 // SPDX-FileCopyrightText: The coldkv authors
 //
 // Every single I/O call of opening, appending, sealing, reading, unloading, loading, deleting, calibrating and
-// verifying fails, once or from there on, while the process lives on. A failure is told with the file's path; what failed once
-// can be done again, unless a sync failed; what was acknowledged is there, then and after the next start. Interrupted
-// calls and short counts are noticed by nobody.
+// verifying fails, once or from there on, while the process lives on. A failure is told with the file's path; what
+// failed once can be done again, unless a sync failed; what was acknowledged is there, then and after the next start.
+// Interrupted calls and short counts are noticed by nobody.
 //
 // COLDKV_TORTURE_SECONDS=N: every call in every way (else a sample of them), over and over for so long.
 #include "tests/store/fixture.h"
