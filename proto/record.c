@@ -35,3 +35,10 @@ void record_gather(const struct record_columns *columns, uint32_t i, uint8_t rec
   memcpy(record + RECORD_V_SCALE, columns->v_scale + at * RECORD_V_SCALE_BYTES, RECORD_V_SCALE_BYTES);
   memcpy(record + RECORD_CRC, columns->crc + at * RECORD_CRC_BYTES, RECORD_CRC_BYTES);
 }
+
+bool record_missing(const uint8_t record[RECORD_BYTES]) {
+  for (int i = 0; i < RECORD_BYTES; i++)
+    if (record[i] != 0xff)
+      return false;
+  return true;
+}

@@ -63,6 +63,13 @@ void record_seal(uint8_t record[RECORD_BYTES], uint32_t layer, uint32_t head, ui
 /* True when the CRC fits the place and both scales are valid. */
 bool record_check(const uint8_t record[RECORD_BYTES], uint32_t layer, uint32_t head, uint64_t token);
 
+/* What stands in the place of a record that was lost to damage and given up by a repair: 104 bytes of 0xff. Its k_scale
+ * is not finite, so that it is never a candidate; nobody can append one. */
+bool record_missing(const uint8_t record[RECORD_BYTES]);
+
+/* Likewise for a token id. Appends with it are refused. */
+#define TOKEN_ID_MISSING UINT32_MAX
+
 /* `count` records of one (layer, kv head), tokens first .. first + count - 1, column by column: entry i of a column
  * with w bytes a record is at [w * i]. The bytes belong to a mapped segment or a tail. */
 struct record_columns {

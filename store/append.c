@@ -17,6 +17,14 @@ struct batch {
   uint32_t ahead_count;
 };
 
+/* Neither a stored token nor one ahead may have the id that stands for a lost one. */
+static bool has_missing_id(struct span ids) {
+  for (size_t at = 0; at < ids.size; at += 4)
+    if (load_u32(ids.data + at) == TOKEN_ID_MISSING)
+      return true;
+  return false;
+}
+
 static int check_shape(const struct conversation *c, const struct msg_append *append, struct error *error) {
   uint64_t count = append->ids.size / 4, ahead = append->ahead.size / 4;
   uint64_t token_bytes = c->geometry.layers * c->geometry.kv_heads * RECORD_BYTES;
@@ -26,6 +34,9 @@ static int check_shape(const struct conversation *c, const struct msg_append *ap
   if (append->records.size != count * token_bytes)
     return error_set(error, ERR_BAD_PARAMS, "append of %llu tokens with %zu bytes of records, wanted %llu",
                      (unsigned long long)count, append->records.size, (unsigned long long)(count * token_bytes));
+  if (has_missing_id(append->ids) || has_missing_id(append->ahead))
+    return error_set(error, ERR_BAD_PARAMS, "token id %u stands for a lost token, and cannot be appended",
+                     TOKEN_ID_MISSING);
   if (append->first > LIMIT_TOKEN_INDEX_MAX - count - ahead)
     return error_set(error, ERR_RANGE, "token %llu is past the last possible one",
                      (unsigned long long)(append->first + count + ahead));
@@ -53,6 +64,9 @@ static int compare_bytes(const struct conversation *c, const struct part *part, 
   uint32_t heads = (uint32_t)c->geometry.kv_heads, blocks = (uint32_t)c->geometry.layers * heads;
   uint32_t at = (uint32_t)(token - part->first);
   int result = part->segment ? segment_check_ids(part->segment, fresh, error) : 0;
+  if (!part_readable(part))
+    result = error_set(error, ERR_CORRUPT, "conversation '%s': token %llu cannot be compared, its segment is lost",
+                       c->name, (unsigned long long)token);
   if (result)
     return result;
   if (memcmp(part_ids(part) + 4 * (size_t)at, id, 4) != 0)
@@ -265,6 +279,8 @@ int conversation_append(struct conversation *c, const struct msg_append *append,
     result = check_shape(c, append, error);
   if (!result)
     result = conversation_load(c, error);
+  if (!result)
+    result = conversation_check_sound(c, error);
   if (result)
     return result;
   uint64_t stored = conversation_count(c) - append->first;

@@ -33,6 +33,31 @@ const char *archive_directory(const struct archive *archive) { return archive->d
 
 bool archive_read_only(const struct archive *archive) { return atomic_load(&archive->read_only); }
 
+void archive_damaged(struct archive *archive, const char *path, const struct damage_place *place, bool by_open,
+                     const char *what) {
+  struct damage damage = {.by_open = by_open, .found_s = archive_now_s()};
+  size_t size = strlen(archive->dir);
+  bool inside = strncmp(path, archive->dir, size) == 0 && path[size] == '/';
+  damage.seen_s = damage.found_s;
+  snprintf(damage.path, sizeof damage.path, "%s", inside ? path + size + 1 : path);
+  snprintf(damage.what, sizeof damage.what, "%s", what);
+  if (place)
+    damage.place = *place;
+  if (!damage_list_add(&archive->damage, &damage))
+    return;
+  atomic_fetch_add(&archive->counters.quarantined, 1);
+  if (damage.place.name[0])
+    archive_log(archive, "damaged, conversation '%s': %s", damage.place.name, what);
+  else
+    archive_log(archive, "damaged: %s", what);
+}
+
+void archive_damage_add(struct archive *archive, const char *path, const struct damage_place *place, const char *what) {
+  archive_damaged(archive, path, place, false, what);
+}
+
+struct damage_list *archive_damage(struct archive *archive) { return &archive->damage; }
+
 int archive_check_writable(struct archive *archive, struct error *error) {
   if (!atomic_load(&archive->read_only))
     return 0;
@@ -148,6 +173,7 @@ static int archive_allocate(struct archive **out, const char *dir, const struct 
   archive->io = archive->options.io ? archive->options.io : &io_system;
   archive->lock_fd = -1;
   pthread_mutex_init(&archive->lock, NULL);
+  damage_list_init(&archive->damage);
   archive->dir = strndup(dir, size);
   if (!archive->dir) {
     archive_close(archive);
@@ -199,6 +225,7 @@ void archive_close(struct archive *archive) {
   if (archive->lock_fd >= 0)
     archive->io->close(archive->lock_fd); /* lets go of the lock */
   pthread_mutex_destroy(&archive->lock);
+  damage_list_finish(&archive->damage);
   free(archive->dir);
   free(archive);
 }

@@ -15,6 +15,7 @@
 
 #include "proto/messages.h"
 #include "proto/record.h"
+#include "store/damage.h"
 #include "store/io.h"
 
 struct archive;
@@ -51,6 +52,12 @@ const char *archive_directory(const struct archive *archive);                   
 /* After a failed sync nothing is written any more: writes answer ERR_READ_ONLY with the reason. [any] */
 bool archive_read_only(const struct archive *archive);
 
+/* What has been found damaged since the archive was opened. [any] */
+struct damage_list *archive_damage(struct archive *archive);
+
+/* Adds what somebody else has found, by path relative to the archive; logged when it is new. [any] */
+void archive_damage_add(struct archive *archive, const char *path, const struct damage_place *place, const char *what);
+
 /* --- models ----------------------------------------------------------------------------------------------------- */
 
 /* Freezes a model for `uid`, or finds the one that is frozen already for (uid, fingerprint). `wanted` carries
@@ -80,9 +87,14 @@ int model_each(struct archive *archive, uint32_t uid, const char *after, model_v
 /* Opens by name; `uid` owns it. With wanted->create one is made (durable on return) if there is none. wanted->model,
  * when given, binds a conversation that has no model yet. Opening the same conversation twice gives the same object
  * with one more reference. ERR_NO_CONVERSATION, ERR_MODEL_MISMATCH (fingerprint, geometry, or another model),
- * ERR_NO_MODEL, ERR_CORRUPT. *created tells whether it was made now. */
+ * ERR_NO_MODEL, ERR_CORRUPT (its meta or model file; or, with wanted->write, its logs). *created tells whether it was
+ * made now. */
 int conversation_open(struct archive *archive, uint32_t uid, const struct msg_open *wanted,
                       struct conversation **conversation, bool *created, struct error *error);
+
+/* True when its logs end in damage: it can be opened for reading and read up to there; opening it for writing and
+ * appends answer ERR_CORRUPT with the reason, which *why (NULL allowed) gets too, until it has been repaired. [any] */
+bool conversation_damaged(const struct conversation *conversation, struct error *why);
 
 /* One reference less; the last one frees memory and mappings. */
 void conversation_release(struct conversation *conversation);
@@ -152,7 +164,7 @@ void view_release(struct view *view);                                           
 uint64_t view_count(const struct view *view);                                                 /* [any] */
 uint32_t view_parts(const struct view *view); /* [any]: segments, closed logs, the open tail, in token order */
 
-/* Columns of one part for (layer, head): tokens first .. first + count - 1. Pages of the scan region (signature and
+/* Columns of one part for (layer, head): tokens first .. first + count - 1, which are set on failure as well. Pages of the scan region (signature and
  * k_scale) of a segment are checked the first time a layer is asked for; -ERR_CORRUPT then names the page, the
  * segment is counted in bad_pages, and the caller leaves this part out. -ERR_IO, likewise, when the disk cannot give a
  * page. Columns are read inside of a guard (mapped_fault.h), and view_check_part is asked afterwards. [any] */

@@ -26,6 +26,27 @@ uint32_t conversation_ahead(const struct conversation *conversation, uint32_t *i
   return count;
 }
 
+bool conversation_damaged(const struct conversation *c, struct error *why) {
+  bool damaged = atomic_load(&c->damaged);
+  if (damaged && why)
+    *why = c->damage;
+  return damaged;
+}
+
+int conversation_check_sound(const struct conversation *c, struct error *error) {
+  if (!conversation_damaged(c, error))
+    return 0;
+  error_prefix(error, "conversation '%s' can only be read until 'coldkv repair' has been run, since it is damaged",
+               c->name);
+  return -ERR_CORRUPT;
+}
+
+void conversation_place(const struct conversation *c, uint64_t first, uint64_t count, struct damage_place *place) {
+  *place = (struct damage_place){.owned = true, .uid = c->uid, .first = first, .count = count};
+  memcpy(place->conversation, c->id, sizeof place->conversation);
+  memcpy(place->name, c->name, sizeof place->name);
+}
+
 bool conversation_loaded(const struct conversation *conversation) {
   struct conversation *c = (struct conversation *)(uintptr_t)conversation;
   pthread_mutex_lock(&c->lock);
@@ -109,7 +130,7 @@ int conversation_publish(struct conversation *c, struct error *error) {
   snapshot->layers = (uint32_t)c->geometry.layers;
   snapshot->kv_heads = (uint32_t)c->geometry.kv_heads;
   for (uint32_t i = 0; i < c->extent_count; i++)
-    snapshot->parts[at++] = (struct part){.segment = segment_ref(c->segments[i]),
+    snapshot->parts[at++] = (struct part){.segment = c->segments[i] ? segment_ref(c->segments[i]) : NULL,
                                           .first = c->extents[i].first,
                                           .count = (uint32_t)c->extents[i].count};
   for (uint32_t i = 0; i < c->closed_count; i++)
@@ -125,7 +146,7 @@ int conversation_publish(struct conversation *c, struct error *error) {
 static uint64_t bytes_on_disk(const struct conversation *c) {
   uint64_t pages = 0;
   for (uint32_t i = 0; i < c->extent_count; i++)
-    pages += segment_header(c->segments[i])->pages;
+    pages += c->segments[i] ? segment_header(c->segments[i])->pages : 0;
   uint64_t token = 4 + c->geometry.layers * c->geometry.kv_heads * RECORD_BYTES;
   return pages * SEGMENT_PAGE_BYTES + c->closed_count * LIMIT_SEGMENT_TOKENS * token + atomic_load(&c->log_bytes);
 }
@@ -155,6 +176,8 @@ int conversation_update_catalog(struct conversation *c, struct error *error) {
   struct catalog *catalog = &c->archive->catalog;
   struct msg_conversation message;
   MDB_txn *txn;
+  if (conversation_damaged(c, NULL))
+    return 0; /* it knows of tokens that cannot be read now */
   conversation_message(c, &message);
   if (c->has_log) {
     message.log_first = c->log.first;

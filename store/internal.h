@@ -9,6 +9,7 @@
 
 #include "store/archive.h"
 #include "store/catalog.h"
+#include "store/damage.h"
 #include "store/log_write.h"
 #include "store/meta.h"
 #include "store/model_file.h"
@@ -22,6 +23,7 @@ struct archive {
   struct archive_options options;
   struct catalog catalog;
   struct archive_counters counters;
+  struct damage_list damage; /* any thread */
   atomic_bool read_only;
   atomic_bool catalog_stale; /* no mark of a clean shutdown: the next start makes the index again */
   pthread_mutex_t lock;      /* guards the members below */
@@ -59,6 +61,8 @@ struct conversation {
   struct log_writer log; /* the open log */
   bool has_log;          /* false until the first append */
   bool recovered;        /* its logs were read once since the archive was opened */
+  struct error damage;   /* why `damaged` */
+  atomic_bool damaged;   /* its logs end in damage: it can be read up to there, and takes no appends. Never unset */
 
   pthread_mutex_t seal_lock; /* held while meta and logs change on disk, or are read to be loaded; comes before lock */
   pthread_mutex_t lock;      /* guards the members below; held for moments only */
@@ -80,6 +84,11 @@ struct conversation {
 /* --- archive.c -------------------------------------------------------------------------------------------------- */
 
 void archive_log(struct archive *archive, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Puts a damaged piece on the list, and in the log when it is new. `path` lies in the archive; `place` may be NULL.
+ * Any thread. */
+void archive_damaged(struct archive *archive, const char *path, const struct damage_place *place, bool by_open,
+                     const char *what);
 
 /* 0, or -ERR_READ_ONLY with the reason. */
 int archive_check_writable(struct archive *archive, struct error *error);
@@ -110,6 +119,13 @@ struct conversation *conversation_find(struct archive *archive, const uint8_t *i
 int conversation_write_meta(struct conversation *conversation, const struct msg_extent *extents, uint32_t extent_count,
                             const uint8_t *model, struct error *error);
 
+/* 0, or -ERR_CORRUPT for a conversation that takes no appends because it is damaged. */
+int conversation_check_sound(const struct conversation *conversation, struct error *error);
+
+/* Its identity, for a piece of it that holds tokens first .. first + count - 1. */
+void conversation_place(const struct conversation *conversation, uint64_t first, uint64_t count,
+                        struct damage_place *place);
+
 /* What the catalog says of it; spans point into the conversation. */
 void conversation_message(struct conversation *conversation, struct msg_conversation *message);
 int conversation_update_catalog(struct conversation *conversation, struct error *error);
@@ -139,7 +155,6 @@ int conversation_sync_log(struct conversation *conversation, struct error *error
 struct log_list {
   uint64_t *first;
   uint32_t count, room;
-  char damaged[PATH_LOG_NAME_BYTES + 16]; /* a file that was set aside as damaged; "" if there is none */
 };
 int log_list_read(const struct io *io, const char *directory, struct log_list *list, struct error *error);
 void log_list_finish(struct log_list *list);

@@ -37,15 +37,50 @@ static int check_segment(const struct conversation *c, const struct msg_extent *
   return 0;
 }
 
+/* A segment that is damaged as a whole, or not there: its tokens cannot be read, those of the others can. What only a
+ * failed call or a newer format keeps from being read is no reason to go on. */
+static bool lost_segment(const struct conversation *c, const struct msg_extent *extent, const char *path, int result,
+                         const struct error *reason) {
+  struct damage_place place;
+  if (result != -ERR_CORRUPT && io_exists(c->archive->io, path))
+    return false;
+  conversation_place(c, extent->first, extent->count, &place);
+  archive_damaged(c->archive, path, &place, true, reason->text);
+  return true;
+}
+
+/* *segment is NULL for a lost one. */
+static int map_segment(struct conversation *c, const struct msg_extent *extent, struct segment **segment,
+                       struct error *error) {
+  char path[PATH_BYTES];
+  struct error reason;
+  path_segment(path, c->archive->dir, extent->id.data);
+  *segment = NULL;
+  int result = segment_open(c->archive->io, path, segment, &reason);
+  if (!result) {
+    result = check_segment(c, extent, segment_header(*segment), path, &reason);
+    if (result)
+      segment_unref(*segment);
+  }
+  if (!result) {
+    atomic_fetch_add(&c->archive->counters.segments_mapped, 1);
+    return 0;
+  }
+  *segment = NULL;
+  if (lost_segment(c, extent, path, result, &reason))
+    return 0;
+  if (error)
+    *error = reason;
+  return result;
+}
+
 static int map_segments(struct conversation *c, const struct meta *meta, struct error *error) {
   for (uint32_t i = 0; i < meta->extent_count; i++) {
-    char path[PATH_BYTES];
     const struct msg_extent *extent = &meta->extents[i];
     struct segment *segment;
-    path_segment(path, c->archive->dir, extent->id.data);
     int result = conversation_reserve(c, error);
     if (!result)
-      result = segment_open(c->archive->io, path, &segment, error);
+      result = map_segment(c, extent, &segment, error);
     if (result)
       return result;
     uint32_t at = c->extent_count++;
@@ -53,27 +88,22 @@ static int map_segments(struct conversation *c, const struct meta *meta, struct 
     c->extents[at] = *extent;
     memcpy(c->extent_ids[at], extent->id.data, LIMIT_ID_BYTES);
     c->extents[at].id.data = c->extent_ids[at];
-    atomic_fetch_add(&c->archive->counters.segments_mapped, 1);
-    result = check_segment(c, extent, segment_header(segment), path, error);
-    if (result)
-      return result;
   }
   return 0;
 }
 
 /* --- logs ------------------------------------------------------------------------------------------------------- */
 
-/* Sets a damaged log aside, in place: its bytes stay, and the conversation is refused until a person has decided. */
-static int quarantine(struct conversation *c, const char *path, struct error *error) {
-  char aside[PATH_BYTES];
-  struct error reason = *error;
-  snprintf(aside, sizeof aside, "%s%s", path, PATH_DAMAGED_SUFFIX);
-  atomic_fetch_add(&c->archive->counters.quarantined, 1);
-  if (archive_read_only(c->archive) || c->archive->io->rename(path, aside))
-    archive_log(c->archive, "conversation '%s' is damaged: %s", c->name, reason.text);
-  else
-    archive_log(c->archive, "conversation '%s' is damaged, kept as %s: %s", c->name, aside, reason.text);
-  return -reason.code;
+/* A damaged log stays as it is, and where it is: its bytes may be all that is left. What precedes the damage is served;
+ * what follows is not, and nothing is written, until a repair. */
+static void note_damage(struct replay *r, const char *path, uint64_t first, const struct error *reason) {
+  struct conversation *c = r->c;
+  struct damage_place place;
+  if (!atomic_load(&c->damaged))
+    c->damage = *reason;
+  atomic_store(&c->damaged, true);
+  conversation_place(c, first, 0, &place);
+  archive_damaged(c->archive, path, &place, true, reason->text);
 }
 
 static int replay_frame(struct replay *r, struct tail *tail, const struct log_frame *frame, const char *path,
@@ -147,8 +177,6 @@ static int replay_log(struct replay *r, uint32_t at, struct error *error) {
   }
   if (result >= 0 && !last)
     result = check_closed(r, at, result, path, error);
-  if (result == -ERR_CORRUPT)
-    return quarantine(c, path, error);
   r->expected += tail_count(r->tails[at]);
   return result < 0 ? result : 0;
 }
@@ -162,44 +190,63 @@ static void drop_sealed_log(struct conversation *c, uint64_t first) {
 }
 
 static int replay_all(struct replay *r, struct error *error) {
+  struct conversation *c = r->c;
   uint64_t sealed = r->expected;
   uint32_t i = 0;
   for (; i + 1 < r->list.count && r->list.first[i + 1] <= sealed; i++)
-    if (!archive_read_only(r->c->archive))
-      drop_sealed_log(r->c, r->list.first[i]);
+    if (!archive_read_only(c->archive))
+      drop_sealed_log(c, r->list.first[i]);
   for (; i < r->list.count; i++) {
-    int result = replay_log(r, i, error);
+    struct error reason = {0};
+    int result = replay_log(r, i, &reason);
+    if (result == -ERR_CORRUPT) {
+      char path[PATH_BYTES];
+      path_log(path, c->archive->dir, c->id, r->list.first[i]);
+      note_damage(r, path, r->expected, &reason);
+      r->list.count = r->tails[i] ? i + 1 : i;
+      r->last_gone = false;
+      return 0;
+    }
+    if (result && error)
+      *error = reason;
     if (result)
       return result;
   }
   return 0;
 }
 
-/* The index may know of more durable tokens than the logs still hold: then they have lost some. */
+/* The index may know of more durable tokens, or bytes of the last log, than can be read: then some are lost. */
 static int check_durable(struct replay *r, struct error *error) {
-  struct archive *archive = r->c->archive;
+  struct conversation *c = r->c;
   struct conversation_entry entry;
+  struct error reason;
+  char path[PATH_BYTES];
   MDB_txn *txn;
-  int result = catalog_begin(&archive->catalog, false, &txn, error);
+  int result = catalog_begin(&c->archive->catalog, false, &txn, error);
   if (result)
     return result;
-  result = catalog_get_conversation(&archive->catalog, txn, r->c->id, &entry, error);
+  result = catalog_get_conversation(&c->archive->catalog, txn, c->id, &entry, error);
   catalog_abort(txn);
   if (result)
     return result < 0 ? result : 0;
+  const struct msg_conversation *m = &entry.message;
   uint32_t last = r->list.count - 1;
-  if (entry.message.durable <= r->expected && r->list.count && r->tails[last] &&
-      entry.message.log_first == r->list.first[last] && entry.message.log_bytes > r->last_size)
-    return error_set(error, ERR_CORRUPT,
-                     "conversation '%s': its last log is good up to byte %llu although %llu were durable; restore it "
-                     "from a backup (or accept the loss by removing the catalog directory while the daemon is stopped)",
-                     r->c->name, (unsigned long long)r->last_size, (unsigned long long)entry.message.log_bytes);
-  if (entry.message.durable <= r->expected)
+  bool has_last = r->list.count && r->tails[last];
+  if (m->durable > r->expected)
+    error_set(&reason, ERR_CORRUPT, "its files end at token %llu although %llu were durable; restore its logs from a "
+              "backup", (unsigned long long)r->expected, (unsigned long long)m->durable);
+  else if (has_last && m->log_first == r->list.first[last] && m->log_bytes > r->last_size)
+    error_set(&reason, ERR_CORRUPT, "its last log is good up to byte %llu although %llu were durable; restore it from a "
+              "backup", (unsigned long long)r->last_size, (unsigned long long)m->log_bytes);
+  else
     return 0;
-  return error_set(error, ERR_CORRUPT,
-                   "conversation '%s': its files end at token %llu although %llu were durable; restore its logs from a "
-                   "backup (or accept the loss by removing the catalog directory while the daemon is stopped)",
-                   r->c->name, (unsigned long long)r->expected, (unsigned long long)entry.message.durable);
+  if (has_last)
+    path_log(path, c->archive->dir, c->id, r->list.first[last]);
+  else
+    path_conversation(path, c->archive->dir, c->id);
+  note_damage(r, path, r->expected, &reason);
+  r->last_gone = false;
+  return 0;
 }
 
 /* Opens the last log for writing, its torn end cut off. */
@@ -276,11 +323,6 @@ static int replay(struct conversation *c, struct error *error) {
   path_conversation(path, c->archive->dir, c->id);
   int result = log_list_read(c->archive->io, path, &r->list, error);
   leave_out_unfinished(c, &r->list);
-  if (!result && r->list.damaged[0])
-    result = error_set(error, ERR_CORRUPT,
-                       "conversation '%s' is damaged: see %s/%s; restore that log from a backup under its old name and "
-                       "remove this one",
-                       c->name, path, r->list.damaged);
   if (!result) {
     r->tails = calloc(r->list.count ? r->list.count : 1, sizeof r->tails[0]);
     if (!r->tails)
@@ -288,9 +330,9 @@ static int replay(struct conversation *c, struct error *error) {
   }
   if (!result)
     result = replay_all(r, error);
-  if (!result && !c->recovered)
+  if (!result && !c->recovered && !conversation_damaged(c, NULL))
     result = check_durable(r, error);
-  if (!result && !c->recovered)
+  if (!result && !c->recovered && !conversation_damaged(c, NULL))
     result = open_last(r, error);
   if (!result)
     result = adopt(r, error);
@@ -303,6 +345,7 @@ static int replay(struct conversation *c, struct error *error) {
 }
 
 int conversation_recover(struct conversation *c, const struct meta *meta, struct error *error) {
+  damage_list_clear(&c->archive->damage, c->id); /* what is still there is found again */
   int result = map_segments(c, meta, error);
   if (!result)
     result = replay(c, error);
@@ -310,6 +353,8 @@ int conversation_recover(struct conversation *c, const struct meta *meta, struct
     return result;
   c->recovered = true;
   atomic_store(&c->durable, conversation_sealed(c));
+  if (conversation_damaged(c, NULL))
+    return 0;
   /* what was written before a crash of the daemon may be in the page cache only */
   return archive_read_only(c->archive) ? 0 : conversation_sync(c, error);
 }
@@ -321,7 +366,7 @@ int conversation_load(struct conversation *c, struct error *error) {
   pthread_mutex_lock(&c->seal_lock);
   int result = replay(c, error);
   pthread_mutex_unlock(&c->seal_lock);
-  if (!result && conversation_count(c) != before)
+  if (!result && conversation_count(c) != before && !conversation_damaged(c, NULL))
     result = error_set(error, ERR_CORRUPT, "the logs of conversation '%s' changed under the daemon", c->name);
   return result;
 }

@@ -14,9 +14,6 @@
 static int take_name(void *context, const char *name, struct error *error) {
   struct log_list *list = context;
   uint64_t first;
-  size_t size = strlen(name), suffix = strlen(PATH_DAMAGED_SUFFIX);
-  if (size > suffix && size < sizeof list->damaged && strcmp(name + size - suffix, PATH_DAMAGED_SUFFIX) == 0)
-    memcpy(list->damaged, name, size + 1);
   if (!path_log_parse(name, &first))
     return 0;
   if (list->count == list->room) {

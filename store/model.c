@@ -33,6 +33,8 @@ int model_load(struct archive *archive, const uint8_t *id, struct model **out, s
   }
   if (result) {
     free(model);
+    if (result == -ERR_CORRUPT || result == -ERR_VERSION || !io_exists(archive->io, path))
+      archive_damaged(archive, path, NULL, false, error ? error->text : error_name(-result));
     return result;
   }
   model->archive = archive;

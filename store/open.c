@@ -95,19 +95,35 @@ static int make_object(struct archive *archive, const struct meta *meta, struct 
   return result;
 }
 
+static void note_bad_meta(struct archive *archive, uint32_t uid, const uint8_t *id, const char *name, const char *path,
+                          const struct error *reason) {
+  struct damage_place place = {.owned = true, .uid = uid};
+  if (reason->code != ERR_CORRUPT && reason->code != ERR_VERSION && io_exists(archive->io, path))
+    return; /* a failed call proves nothing */
+  memcpy(place.conversation, id, sizeof place.conversation);
+  snprintf(place.name, sizeof place.name, "%s", name);
+  archive_damaged(archive, path, &place, false, reason->text);
+}
+
 /* The object of a conversation that is on disk. */
-static int open_stored(struct archive *archive, uint32_t uid, const uint8_t *id, struct conversation **out,
-                       struct error *error) {
+static int open_stored(struct archive *archive, uint32_t uid, const uint8_t *id, const char *name,
+                       struct conversation **out, struct error *error) {
   struct meta meta;
   char path[PATH_BYTES];
   path_meta(path, archive->dir, id);
-  int result = meta_read(archive->io, path, &meta, error);
-  if (result)
+  struct error reason = {0};
+  int result = meta_read(archive->io, path, &meta, &reason);
+  if (!result && (memcmp(meta.message.id.data, id, LIMIT_ID_BYTES) != 0 || meta.message.uid != uid)) {
+    result = error_set(&reason, ERR_CORRUPT, "%s is the file of another conversation", path);
+    meta_finish(&meta);
+  }
+  if (result) {
+    note_bad_meta(archive, uid, id, name, path, &reason);
+    if (error)
+      *error = reason;
     return result;
-  if (memcmp(meta.message.id.data, id, LIMIT_ID_BYTES) != 0 || meta.message.uid != uid)
-    result = error_set(error, ERR_CORRUPT, "%s is the file of another conversation", path);
-  else
-    result = make_object(archive, &meta, out, error);
+  }
+  result = make_object(archive, &meta, out, error);
   meta_finish(&meta);
   if (!result)
     hold(*out);
@@ -175,7 +191,7 @@ static int create(struct archive *archive, uint32_t uid, const struct msg_open *
 
 static int bind_model(struct conversation *c, const struct msg_open *wanted, struct error *error) {
   struct model *model;
-  if (conversation_model(c))
+  if (conversation_model(c) || conversation_damaged(c, NULL))
     return 0;
   int result = find_model(c->archive, c->uid, wanted, &model, error);
   if (result || !model)
@@ -225,10 +241,12 @@ int conversation_open(struct archive *archive, uint32_t uid, const struct msg_op
     c->refs++;
     result = 0;
   } else {
-    result = open_stored(archive, uid, id, &c, error);
+    result = open_stored(archive, uid, id, name, &c, error);
   }
   if (!result && !*created) {
     result = check_wanted(c, wanted, error);
+    if (!result && wanted->write)
+      result = conversation_check_sound(c, error);
     if (!result)
       result = bind_model(c, wanted, error);
     if (result)

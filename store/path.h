@@ -42,8 +42,8 @@ bool path_segment_parse(const char *name, uint8_t id[LIMIT_ID_BYTES]);
 /* True for names that a crash leaves while a file is being replaced. */
 bool path_is_temporary(const char *name);
 
-/* What a damaged log is renamed to: its name with this added. */
-#define PATH_DAMAGED_SUFFIX ".damaged"
+/* Where a repair keeps what it took away. */
+#define PATH_QUARANTINE "quarantine"
 #define PATH_TEMPORARY_SUFFIX ".tmp"
 #define PATH_DELETED_PREFIX "deleted-"
 #define PATH_SEGMENT_SUFFIX ".seg"

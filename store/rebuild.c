@@ -16,9 +16,8 @@ struct rebuild {
   uint32_t models, conversations;
 };
 
-static void set_aside(struct rebuild *r, const struct error *reason) {
-  atomic_fetch_add(&r->archive->counters.quarantined, 1);
-  archive_log(r->archive, "left out of the catalog: %s", reason->text);
+static void set_aside(struct rebuild *r, const char *path, const struct error *reason) {
+  archive_damaged(r->archive, path, NULL, false, reason->text);
 }
 
 /* Clears away what a crash left of replacing a file. */
@@ -44,13 +43,13 @@ static int add_model(void *context, const char *name, struct error *error) {
     return 0;
   path_join(path, directory, name);
   if (model_read(r->archive->io, path, &model, &reason)) {
-    set_aside(r, &reason);
+    set_aside(r, path, &reason);
     return 0;
   }
   int result = 0;
   if (memcmp(model.message.id.data, id, sizeof id) != 0) {
     error_set(&reason, ERR_CORRUPT, "%s is the file of another model", path);
-    set_aside(r, &reason);
+    set_aside(r, path, &reason);
   } else {
     result = catalog_put_model(r->catalog, r->txn, &model.message, error);
     r->models++;
@@ -131,8 +130,9 @@ static void no_meta(struct rebuild *r, const char *directory) {
       archive_log(r->archive, "removed %s, which was being made when a crash came", directory);
     return;
   }
-  error_set(&reason, ERR_CORRUPT, "%s has no meta file; restore it from a backup", directory);
-  set_aside(r, &reason);
+  error_set(&reason, ERR_CORRUPT, "%s has no meta file; restore it from a backup, or see coldkv repair", directory);
+  path_join(path, directory, "meta");
+  set_aside(r, path, &reason);
   r->damaged = true;
 }
 
@@ -164,7 +164,7 @@ static int add_conversation(void *context, const char *name, struct error *error
       meta_finish(&meta);
   }
   if (result) {
-    set_aside(r, &reason);
+    set_aside(r, path, &reason);
     r->damaged = true;
     return 0;
   }

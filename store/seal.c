@@ -19,7 +19,7 @@
 
 bool conversation_wants_seal(const struct conversation *conversation) {
   struct conversation *c = (struct conversation *)(uintptr_t)conversation;
-  if (archive_read_only(c->archive))
+  if (archive_read_only(c->archive) || conversation_damaged(c, NULL))
     return false;
   pthread_mutex_lock(&c->lock);
   bool wants = c->closed_count && c->closed[0].tail;
@@ -171,6 +171,8 @@ int conversation_seal(struct conversation *c, struct error *error) {
   struct segment *segment = NULL;
   uint64_t next = 0;
   int result = archive_check_writable(c->archive, error);
+  if (!result)
+    result = conversation_check_sound(c, error);
   if (result)
     return result;
   pthread_mutex_lock(&c->lock);

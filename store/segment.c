@@ -251,6 +251,43 @@ int segment_check_page(const struct segment *segment, uint32_t page, struct erro
   return result || good ? result : bad_page(segment, page, error);
 }
 
+uint32_t segment_bad_page(const struct segment *segment, uint32_t layer) {
+  uint64_t failed = mapped_file_failed(&segment->mapped);
+  uint32_t known = atomic_load(layer == SEGMENT_NO_LAYER ? &segment->ids_state : &segment->layer_state[layer]);
+  return failed ? (uint32_t)((failed - 1) / SEGMENT_PAGE_BYTES) : known >= PAGES_BAD ? known - PAGES_BAD : 0;
+}
+
+/* Place of a page within its column, and the column's width. */
+static uint32_t column_of(const struct segment *segment, uint32_t page, uint32_t *width) {
+  const struct {
+    enum segment_region region;
+    uint32_t pages, widths[3];
+  } regions[] = {{SEGMENT_IDS, SEGMENT_IDS_PAGES, {4}},
+                 {SEGMENT_SCAN, SEGMENT_SCAN_PAGES, {RECORD_SIGNATURE_BYTES, RECORD_K_SCALE_BYTES}},
+                 {SEGMENT_RESCORE, SEGMENT_RESCORE_PAGES, {RECORD_K_MAG_BYTES}},
+                 {SEGMENT_VALUE, SEGMENT_VALUE_PAGES, {RECORD_V_CODE_BYTES, RECORD_V_SCALE_BYTES, RECORD_CRC_BYTES}}};
+  enum segment_region region = segment_page_region(segment, page);
+  const uint32_t *widths = regions[region - SEGMENT_IDS].widths;
+  uint32_t at = (page - segment_page(segment, region, 0, 0)) % regions[region - SEGMENT_IDS].pages;
+  for (*width = *widths; at >= *width; *width = *++widths)
+    at -= *width;
+  return at;
+}
+
+void segment_page_tokens(const struct segment *segment, uint32_t page, uint64_t *first, uint32_t *count) {
+  uint32_t width, tokens = segment->header.count;
+  *first = segment->header.first;
+  *count = tokens;
+  if (segment_page_region(segment, page) < SEGMENT_IDS)
+    return;
+  uint32_t at = column_of(segment, page, &width);
+  uint32_t from = at * SEGMENT_PAGE_BYTES / width, end = ((at + 1) * SEGMENT_PAGE_BYTES + width - 1) / width;
+  from = from < tokens ? from : tokens;
+  end = end < tokens ? end : tokens;
+  *first += from;
+  *count = end - from;
+}
+
 bool segment_proves(const struct segment *segment, uint32_t layer, uint32_t head, uint32_t i) {
   const uint32_t value = segment_page(segment, SEGMENT_VALUE, layer, head);
   const struct {

@@ -81,6 +81,13 @@ int segment_check_page(const struct segment *segment, uint32_t page, struct erro
  * record whose own CRC fits is then this segment's, and not that of the same place in another one. Any thread. */
 bool segment_proves(const struct segment *segment, uint32_t layer, uint32_t head, uint32_t i);
 
+/* The page that made segment_check_layer, or (layer SEGMENT_NO_LAYER) segment_check_ids fail; 0: none. Any thread. */
+#define SEGMENT_NO_LAYER UINT32_MAX
+uint32_t segment_bad_page(const struct segment *segment, uint32_t layer);
+
+/* Tokens whose ids, or fields of records, lie in a page; all of the segment's for header and table. */
+void segment_page_tokens(const struct segment *segment, uint32_t page, uint64_t *first, uint32_t *count);
+
 /* Check all scan pages of a layer, or the pages of the ids, the first time they are asked for, and remember the
  * outcome. *fresh (NULL allowed) is set to true when this call found the first bad page of the segment. Any thread. */
 int segment_check_layer(struct segment *segment, uint32_t layer, bool *fresh, struct error *error);

@@ -9,7 +9,7 @@
 #include "store/segment.h"
 #include "store/tail.h"
 
-/* Exactly one of segment and tail is set. */
+/* One of segment and tail is set; neither for a segment that is lost or damaged as a whole. */
 struct part {
   struct segment *segment;
   struct tail *tail;
@@ -32,10 +32,13 @@ void snapshot_unref(struct snapshot *snapshot); /* NULL is allowed */
 /* Tokens that can be read of a part now. */
 uint32_t part_count(const struct part *part);
 
-/* Columns of one block of a part, tokens part->first and on, count as it is now. */
+/* False for a part whose tokens are known to have been there and cannot be read. */
+static inline bool part_readable(const struct part *part) { return part->segment || part->tail; }
+
+/* Columns of one block of a readable part, tokens part->first and on, count as it is now. */
 void part_columns(const struct part *part, uint32_t layer, uint32_t head, struct record_columns *columns);
 
-/* Ids of a part, u32 from part->first on. */
+/* Ids of a readable part, u32 from part->first on. */
 const uint8_t *part_ids(const struct part *part);
 
 /* The part that holds a token below the end; there must be one. */

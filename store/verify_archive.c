@@ -170,7 +170,7 @@ static bool nothing_there(struct verify *v, const uint8_t *id) {
   path_conversation(path, v->dir, id);
   if (log_list_read(v->io, path, &logs, NULL))
     return !io_exists(v->io, path);
-  bool empty = !logs.count && !logs.damaged[0];
+  bool empty = !logs.count;
   log_list_finish(&logs);
   return empty;
 }
@@ -202,8 +202,6 @@ static int look_at(struct verify *v, const uint8_t *id, struct look *look, struc
     return result;
   while (look->log_from + 1 < look->logs.count && look->logs.first[look->log_from + 1] <= look->sealed)
     look->log_from++;
-  if (look->logs.damaged[0])
-    return error_set(reason, ERR_CORRUPT, "%s was set aside because it is damaged", look->logs.damaged);
   if (look->log_from < look->logs.count && look->logs.first[look->log_from] != look->sealed)
     return error_set(reason, ERR_CORRUPT, "no log begins at token %llu, where the segments end",
                      (unsigned long long)look->sealed);

@@ -9,7 +9,8 @@
 struct view {
   struct snapshot *snapshot;
   uint64_t count;
-  struct archive_counters *counters;
+  struct archive *archive;
+  struct damage_place owner; /* whose it is; says nothing about tokens */
 };
 
 int view_acquire(struct conversation *c, struct view **out, struct error *error) {
@@ -21,7 +22,8 @@ int view_acquire(struct conversation *c, struct view **out, struct error *error)
   view->snapshot = c->snapshot ? snapshot_ref(c->snapshot) : NULL;
   view->count = conversation_count(c);
   pthread_mutex_unlock(&c->lock);
-  view->counters = &c->archive->counters;
+  view->archive = c->archive;
+  conversation_place(c, 0, 0, &view->owner);
   if (!view->snapshot) {
     free(view);
     return error_set(error, ERR_BUSY, "conversation '%s' is not in memory; load it first", c->name);
@@ -53,16 +55,40 @@ static uint32_t visible(const struct view *view, const struct part *part) {
   return left < count ? (uint32_t)left : count;
 }
 
-static int count_bad(struct view *view, int result, bool fresh) {
+static void note(struct view *view, const struct part *part, uint64_t first, uint64_t count, uint32_t page,
+                 const char *what) {
+  struct damage_place place = view->owner;
+  place.first = first;
+  place.count = count;
+  place.page = page;
+  archive_damaged(view->archive, segment_path(part->segment), &place, false, what);
+}
+
+/* Counts and notes a page that was found bad. `layer`: see segment_bad_page. */
+static int bad_part(struct view *view, const struct part *part, uint32_t layer, int result, bool fresh,
+                    const struct error *reason, struct error *error) {
+  uint64_t first;
+  uint32_t count, page = segment_bad_page(part->segment, layer);
   if (fresh)
-    atomic_fetch_add(&view->counters->bad_pages, 1);
+    atomic_fetch_add(&view->archive->counters.bad_pages, 1);
+  segment_page_tokens(part->segment, page, &first, &count);
+  note(view, part, first, count, page, reason->text);
+  if (error)
+    *error = *reason;
   return result;
+}
+
+static int lost_part(const struct part *part, struct error *error) {
+  return error_set(error, ERR_CORRUPT, "the segment of tokens %llu to %llu is lost or damaged; restore it from a backup, "
+                   "or see coldkv repair",
+                   (unsigned long long)part->first, (unsigned long long)(part->first + part->count - 1));
 }
 
 static int check_readable(struct view *view, const struct part *part, struct error *error) {
   bool fresh = false;
-  int result = part->segment ? segment_check_readable(part->segment, &fresh, error) : 0;
-  return count_bad(view, result, fresh);
+  struct error reason;
+  int result = part->segment ? segment_check_readable(part->segment, &fresh, &reason) : 0;
+  return result ? bad_part(view, part, SEGMENT_NO_LAYER, result, fresh, &reason, error) : 0;
 }
 
 int view_check_part(struct view *view, uint32_t at, struct error *error) {
@@ -72,14 +98,20 @@ int view_check_part(struct view *view, uint32_t at, struct error *error) {
 int view_columns(struct view *view, uint32_t at, uint32_t layer, uint32_t head, struct record_columns *columns,
                  struct error *error) {
   const struct snapshot *snapshot = view->snapshot;
+  *columns = (struct record_columns){.count = 0};
   if (at >= view_parts(view) || layer >= snapshot->layers || head >= snapshot->kv_heads)
     return error_set(error, ERR_RANGE, "no part %u with layer %u and head %u", at, layer, head);
   const struct part *part = &snapshot->parts[at];
+  columns->first = part->first;
+  columns->count = visible(view, part);
+  if (!part_readable(part))
+    return lost_part(part, error);
   if (part->segment) {
     bool fresh;
-    int result = segment_check_layer(part->segment, layer, &fresh, error);
+    struct error reason;
+    int result = segment_check_layer(part->segment, layer, &fresh, &reason);
     if (result)
-      return count_bad(view, result, fresh);
+      return bad_part(view, part, layer, result, fresh, &reason, error);
   }
   part_columns(part, layer, head, columns);
   columns->count = visible(view, part);
@@ -93,22 +125,35 @@ static int check_range(const struct view *view, uint64_t first, uint64_t count, 
                    (unsigned long long)first, (unsigned long long)(first + count), (unsigned long long)view->count);
 }
 
+static int copy_ids(struct view *view, const struct part *part, uint32_t skip, uint32_t count, uint32_t *ids,
+                    struct error *error) {
+  if (!part_readable(part))
+    return lost_part(part, error);
+  if (part->segment) {
+    bool fresh;
+    struct error reason;
+    int result = segment_check_ids(part->segment, &fresh, &reason);
+    if (result)
+      return bad_part(view, part, SEGMENT_NO_LAYER, result, fresh, &reason, error);
+  }
+  mapped_guard_begin();
+  memcpy(ids, part_ids(part) + 4 * (size_t)skip, 4 * (size_t)count);
+  mapped_guard_end();
+  int result = check_readable(view, part, error);
+  for (uint32_t i = 0; i < count && !result; i++)
+    if (ids[i] == TOKEN_ID_MISSING)
+      result = error_set(error, ERR_CORRUPT, "the id of token %llu was lost to damage, and given up by a repair",
+                         (unsigned long long)(part->first + skip + i));
+  return result;
+}
+
 int view_tokens(struct view *view, uint64_t first, uint64_t count, uint32_t *ids, struct error *error) {
   int result = check_range(view, first, count, error);
   while (!result && count) {
     const struct part *part = &view->snapshot->parts[snapshot_find(view->snapshot, first)];
     uint32_t skip = (uint32_t)(first - part->first), some = visible(view, part) - skip;
     some = count < some ? (uint32_t)count : some;
-    if (part->segment) {
-      bool fresh;
-      result = segment_check_ids(part->segment, &fresh, error);
-      if (result)
-        return count_bad(view, result, fresh);
-    }
-    mapped_guard_begin();
-    memcpy(ids, part_ids(part) + 4 * (size_t)skip, 4 * (size_t)some);
-    mapped_guard_end();
-    result = check_readable(view, part, error);
+    result = copy_ids(view, part, skip, some, ids, error);
     ids += some;
     first += some;
     count -= some;
@@ -132,10 +177,28 @@ static bool belongs(const struct part *part, uint32_t layer, uint32_t head, uint
   return segment_proves(part->segment, layer, head, entry);
 }
 
+static int bad_record(struct view *view, const struct part *part, uint32_t layer, uint32_t head, uint64_t token,
+                      const uint8_t *record, struct error *error) {
+  struct error reason;
+  if (record_missing(record))
+    return error_set(error, ERR_CORRUPT,
+                     "the record of token %llu, layer %u, head %u was lost to damage, and given up by a repair",
+                     (unsigned long long)token, layer, head);
+  error_set(&reason, ERR_CORRUPT, "the record of token %llu, layer %u, head %u is damaged in %s",
+            (unsigned long long)token, layer, head, part->segment ? segment_path(part->segment) : "memory");
+  if (part->segment)
+    note(view, part, token, 1, 0, reason.text);
+  if (error)
+    *error = reason;
+  return -ERR_CORRUPT;
+}
+
 static int copy_records(struct view *view, const struct part *part, uint32_t layer, uint32_t head, uint32_t skip,
                         uint32_t count, uint8_t *records, struct error *error) {
   struct record_columns columns;
   uint64_t proven = 0;
+  if (!part_readable(part))
+    return lost_part(part, error);
   part_columns(part, layer, head, &columns);
   mapped_guard_begin();
   for (uint32_t i = 0; i < count; i++)
@@ -148,9 +211,7 @@ static int copy_records(struct view *view, const struct part *part, uint32_t lay
     const uint8_t *record = records + (size_t)i * RECORD_BYTES;
     uint64_t token = columns.first + skip + i;
     if (!record_check(record, layer, head, token) || !belongs(part, layer, head, token, &proven))
-      return error_set(error, ERR_CORRUPT, "the record of token %llu, layer %u, head %u is damaged in %s",
-                       (unsigned long long)token, layer, head,
-                       part->segment ? segment_path(part->segment) : "memory");
+      return bad_record(view, part, layer, head, token, record, error);
   }
   return 0;
 }
@@ -176,7 +237,7 @@ int view_records(struct view *view, uint32_t layer, uint32_t head, uint64_t firs
 void view_keep(struct view *view, uint64_t budget_bytes) {
   for (uint32_t i = 0; i < view_parts(view); i++)
     if (view->snapshot->parts[i].segment)
-      segment_keep(view->snapshot->parts[i].segment, &view->counters->scan_kept_bytes, budget_bytes);
+      segment_keep(view->snapshot->parts[i].segment, &view->archive->counters.scan_kept_bytes, budget_bytes);
 }
 
 const struct segment *view_segment(const struct view *view, uint32_t part) {

@@ -259,7 +259,7 @@ int test_open(struct archive *archive, const char *name, struct model *model, bo
   bool created;
   memset(fingerprint, 1, sizeof fingerprint);
   struct msg_open wanted = {
-      .name = span_str(name), .fingerprint = span_of(fingerprint, sizeof fingerprint), .create = create};
+      .name = span_str(name), .fingerprint = span_of(fingerprint, sizeof fingerprint), .create = create, .write = 1};
   test_geometry(&wanted.geometry);
   if (model) {
     wanted.model = model_description(model)->id;

@@ -271,10 +271,26 @@ static void ask_view(struct asking *asking) {
   }
 }
 
+static void answers_refused(struct asking *asking, const char *reason) {
+  asking->answers->refused++;
+  snprintf(asking->answers->reason, sizeof asking->answers->reason, "%s", reason);
+}
+
 /* An open conversation has all its tokens, unless it was opened in spite of damage and takes no appends. */
 static void ask_facts(struct asking *asking, struct conversation *c) {
   uint32_t ahead[LIMIT_AHEAD_MAX], count;
   uint64_t tokens = rot_tokens(asking->conversation);
+  if (conversation_damaged(c, NULL)) {
+    struct test_append append;
+    struct error error;
+    bool wrote;
+    test_append_make(&append, conversation_count(c), 1, 0, rot_salt(asking->conversation));
+    if (conversation_append(c, &append.message, &wrote, &error) != -ERR_CORRUPT)
+      wrong(asking, "takes an append", conversation_count(c));
+    test_append_free(&append);
+    answers_refused(asking, error.text);
+    return;
+  }
   if (conversation_count(c) != tokens)
     wrong(asking, "count", conversation_count(c));
   count = conversation_ahead(c, ahead);

@@ -18,12 +18,8 @@ enum { TRIES_MAX = 5 };
 static int add_log(void *context, const char *name, struct error *error) {
   struct offline *o = context;
   uint64_t first;
-  if (!path_log_parse(name, &first)) {
-    size_t size = strlen(name), suffix = strlen(PATH_DAMAGED_SUFFIX);
-    if (!o->problem.code && size > suffix && strcmp(name + size - suffix, PATH_DAMAGED_SUFFIX) == 0)
-      error_set(&o->problem, ERR_CORRUPT, "the daemon found a log damaged and set it aside as %s", name);
+  if (!path_log_parse(name, &first))
     return 0;
-  }
   if (o->log_count == o->log_room) {
     uint32_t room = o->log_room ? 2 * o->log_room : 8;
     struct offline_log *logs = realloc(o->logs, room * sizeof *logs);
