@@ -28,7 +28,7 @@ if [ ! -f $build/build.ninja ]; then
 fi
 ninja -C $build fuzz_targets >"$trial/log" 2>&1 || { cat "$trial/log"; exit 1; }
 
-targets=${COLDKV_FUZZ_TARGETS:-messages options log segment catalog map_file daemon}
+targets=${COLDKV_FUZZ_TARGETS:-messages options log segment catalog map_file daemon client}
 number=$(echo "$targets" | wc -w)
 seconds=3
 [ -z "${COLDKV_TORTURE_SECONDS:-}" ] || seconds=$((COLDKV_TORTURE_SECONDS / number))

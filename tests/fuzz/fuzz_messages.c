@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: The coldkv authors
 //
 // Bytes of a socket: the validator, msgpack-c behind it, the envelope and every map. What the validator accepts,
-// msgpack-c must take, in whatever pieces it came; a map that is read must be the same when it is packed and read again.
+// msgpack-c must take, in whatever pieces it came; a map that is read must be the same when packed and read again.
 //
 // Input: number of a map (1 byte), size of a piece (1 byte), MessagePack.
 #include "tests/fuzz/fuzz.h"
