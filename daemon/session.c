@@ -7,6 +7,9 @@
 #include "daemon/connection.h"
 #include "daemon/log.h"
 
+#define SEAL_PAUSE_NS UINT64_C(1000000000)
+#define SEAL_PAUSE_NS_MAX (60 * SEAL_PAUSE_NS)
+
 #define SESSION_OF(job_pointer, member)                                                                                \
   ((struct session *)(void *)((char *)(job_pointer)-offsetof(struct session, member)))
 
@@ -67,8 +70,9 @@ static void run_seal(struct job *job, void *worker) {
   struct error error = {0};
   while (conversation_wants_seal(session->conversation))
     if (conversation_seal(session->conversation, &error)) {
+      session->seal_failed = true;
       log_line("sealing conversation \"%s\": %s", conversation_name(session->conversation), error.text);
-      return; /* the log stays and serves; the next append or open tries again */
+      return; /* the log stays and serves; an append or open after the pause tries again */
     }
 }
 
@@ -76,16 +80,21 @@ static void done_seal(struct job *job) {
   struct session *session = SESSION_OF(job, seal);
   struct server *server = session->server;
   session->sealing = false;
+  uint64_t pause_ns = session->seal_pause_ns ? 2 * session->seal_pause_ns : SEAL_PAUSE_NS;
+  session->seal_pause_ns = !session->seal_failed ? 0 : pause_ns < SEAL_PAUSE_NS_MAX ? pause_ns : SEAL_PAUSE_NS_MAX;
+  session->seal_not_before_ns = uv_hrtime() + session->seal_pause_ns;
   session_keep(session);
   session_drop(session);
   server_job_returned(server);
 }
 
 void session_seal(struct session *session) {
-  if (session->sealing || !conversation_wants_seal(session->conversation) || session->server->stopping ||
+  if (session->sealing || uv_hrtime() < session->seal_not_before_ns ||
+      !conversation_wants_seal(session->conversation) || session->server->stopping ||
       archive_read_only(session->server->archive))
     return;
   session->sealing = true;
+  session->seal_failed = false;
   session_hold(session);
   session->seal = (struct job){.run = run_seal, .done = done_seal};
   server_background(session->server, &session->seal);

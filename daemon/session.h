@@ -26,6 +26,9 @@ struct session {
   atomic_uint warm;  /* kv heads looked up in a row with nothing to read from disk; any thread */
   bool loaded;  /* the tail is in memory and stays there while requests > 0 */
   bool sealing; /* `seal` is out */
+  bool seal_failed;        /* by the thread that sealed, looked at when `seal` is back */
+  uint64_t seal_pause_ns;  /* after a failure, twice as long each time; 0 after a success */
+  uint64_t seal_not_before_ns;
   bool syncing; /* `sync` is out */
   bool dirty;   /* appended to and not synced (durability interval, none) */
 };
@@ -38,7 +41,8 @@ void session_hold(struct session *session);
 /* One user less; the last one ends the session: the tail is synced and the conversation released, by the committer. */
 void session_drop(struct session *session);
 
-/* Starts sealing in the background if closed logs wait for it. */
+/* Starts sealing in the background if closed logs wait for it. After a failure a while passes before it is tried again,
+ * since a segment that does not fit takes room from the appends meanwhile. */
 void session_seal(struct session *session);
 
 /* Brings the scan regions of its segments into memory, in the background, as far as the budget goes. */

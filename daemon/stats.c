@@ -36,6 +36,7 @@ static void add_totals(struct server *server, struct msg_stats *stats) {
   stats->bad_pages = atomic_load(&archive->bad_pages);
   stats->torn_frames = atomic_load(&archive->torn_frames);
   stats->quarantined = atomic_load(&archive->quarantined);
+  stats->read_only_reason = span_str(archive_read_only_reason(server->archive));
 }
 
 void server_stats(struct server *server, const struct user *user, struct msg_stats *stats) {

@@ -288,6 +288,7 @@ static const struct field message_stats_fields[] = {
 #define STATS_FIELD(member) U64(member, ANY),
     STATS_FIELDS(STATS_FIELD)
 #undef STATS_FIELD
+    STR(read_only_reason, OPTIONAL, .max = 4096),
 };
 DEFINE(message_stats, "answer of stats");
 #undef TYPE

@@ -234,6 +234,7 @@ struct msg_stats {
 #define STATS_MEMBER(name) uint64_t name;
   STATS_FIELDS(STATS_MEMBER)
 #undef STATS_MEMBER
+  struct span read_only_reason; /* what failed; absent while read_only is 0 */
 };
 
 struct msg_problem {

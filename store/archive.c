@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "proto/text.h"
 #include "store/internal.h"
 
 enum { LOG_LINE_BYTES = 1024 };
@@ -58,6 +59,11 @@ void archive_damage_add(struct archive *archive, const char *path, const struct 
 
 struct damage_list *archive_damage(struct archive *archive) { return &archive->damage; }
 
+/* Set once, before read_only is. */
+const char *archive_read_only_reason(const struct archive *archive) {
+  return archive_read_only(archive) ? archive->read_only_reason.text : "";
+}
+
 int archive_check_writable(struct archive *archive, struct error *error) {
   if (!atomic_load(&archive->read_only))
     return 0;
@@ -75,11 +81,13 @@ int archive_sync_failed(struct archive *archive, const struct error *error) {
   bool first = !atomic_load(&archive->read_only);
   if (first) {
     archive->read_only_reason = *error;
+    text_repair(archive->read_only_reason.text, strlen(archive->read_only_reason.text));
     atomic_store(&archive->read_only, true);
   }
   pthread_mutex_unlock(&archive->lock);
   if (first)
-    archive_log(archive, "no more writes: %s", error->text);
+    archive_log(archive, "no more writes: %s; lookups and reads go on; check the disk and restart the daemon",
+                error->text);
   return -error->code;
 }
 

@@ -51,6 +51,7 @@ const char *archive_directory(const struct archive *archive);                   
 
 /* After a failed sync nothing is written any more: writes answer ERR_READ_ONLY with the reason. [any] */
 bool archive_read_only(const struct archive *archive);
+const char *archive_read_only_reason(const struct archive *archive); /* "" while it is writable. [any] */
 
 /* What has been found damaged since the archive was opened. [any] */
 struct damage_list *archive_damage(struct archive *archive);

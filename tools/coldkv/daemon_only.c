@@ -46,12 +46,16 @@ int command_stats(const struct options *options) {
   for (uint32_t i = 0; i < message_stats.field_count && !result; i++) {
     const struct field *field = &message_stats.fields[i];
     uint64_t value;
+    if (field->kind == FIELD_STR)
+      continue;
     memcpy(&value, (const uint8_t *)&stats + field->offset, sizeof value);
     if (counts_bytes(field->name))
       report_size(&report, field->name, value);
     else
       report_u64(&report, field->name, value);
   }
+  if (!result && stats.read_only_reason.size)
+    report_span(&report, "read_only_reason", stats.read_only_reason);
   rpc_disconnect(connection);
   return report_end(&report, &error);
 }
