@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// A catalog whose map is too small: it grows, and where it cannot, what does not fit is refused and nothing else harmed.
+// A catalog whose map is too small: it grows, and where it cannot, what does not fit is refused and nothing else is
+// harmed.
 #include "tests/store/fixture.h"
 
 #include <stdio.h>
