@@ -276,10 +276,14 @@ static int dispatch(struct connection *c, const uint8_t *data, size_t size, stru
   return result;
 }
 
-/* Hands out every message that is complete. */
-static int take_messages(struct connection *c) {
+static bool unread(const struct connection *c) { return c->in_checked < c->in_size; }
+
+/* Hands out the messages that are complete. A daemon that sends without end does not hold the caller: what is left then
+ * waits for the next turn. */
+static int take_messages(struct connection *c, uint64_t until_ms) {
   struct error error = {0};
-  while (c->in_checked < c->in_size) {
+  uint32_t taken = 0;
+  while (unread(c) && (++taken % 64 || clock_ms() < until_ms)) {
     size_t used = 0;
     int result = validator_feed(&c->validator, c->in + c->in_checked, c->in_size - c->in_checked, &used, &error);
     c->in_checked += used;
@@ -316,7 +320,10 @@ static int reserve(struct connection *c) {
 }
 
 static int receive(struct connection *c) {
-  uint64_t began = clock_ms();
+  uint64_t until = clock_ms() + READ_MS_MAX;
+  int result = unread(c) ? take_messages(c, until) : 0;
+  if (result || unread(c))
+    return result;
   for (uint32_t i = 0; i < READS_PER_PUMP_MAX; i++) {
     if (reserve(c))
       return -ERR_UNREACHABLE;
@@ -329,8 +336,8 @@ static int receive(struct connection *c) {
       return error_set(&c->reason, ERR_UNREACHABLE, "lost the daemon at %s: %s", c->path,
                        got ? strerror(errno) : "it closed the connection");
     c->in_size += (size_t)got;
-    int result = take_messages(c);
-    if (result || clock_ms() - began > READ_MS_MAX)
+    result = take_messages(c, until);
+    if (result || unread(c) || clock_ms() >= until)
       return result;
   }
   return 0;
@@ -367,9 +374,9 @@ void connection_pump(struct connection *c, uint32_t timeout_ms) {
   struct pollfd wanted = {.fd = c->fd, .events = POLLIN};
   if (connection_queued(c))
     wanted.events |= POLLOUT;
-  int ready = poll(&wanted, 1, timeout_ms > INT32_MAX ? INT32_MAX : (int)timeout_ms);
+  int ready = poll(&wanted, 1, unread(c) ? 0 : timeout_ms > INT32_MAX ? INT32_MAX : (int)timeout_ms);
   int result = ready > 0 ? flush(c) : 0;
-  if (ready > 0 && !result)
+  if ((ready > 0 || unread(c)) && !result)
     result = receive(c);
   if (!result && c->state == LINK_GREETING && clock_ms() - c->greeting_ms > c->greet_timeout_ms)
     result = error_set(&c->reason, ERR_UNREACHABLE, "the daemon at %s took the connection but does not answer",
