@@ -72,18 +72,21 @@ int lookup_check(struct request *request) {
   return 0;
 }
 
-/* Columns of one (layer, head) of all parts that overlap the range. A damaged part is left out: it was logged and
- * counted, and the rest goes on serving. */
-static uint32_t gather_parts(struct request *request, struct lookup_worker *worker, uint32_t head) {
+/* Columns of one (layer, head) of all parts that overlap the range. A damaged part is left out: it is on the list of
+ * damage, its tokens in the range are counted in *missed, and the rest goes on serving. */
+static uint32_t gather_parts(struct request *request, struct lookup_worker *worker, uint32_t head, uint64_t *missed) {
   const struct msg_lookup *lookup = &request->params.lookup;
   uint32_t count = 0;
+  *missed = 0;
   for (uint32_t part = 0; part < view_parts(request->view); part++) {
     struct record_columns *columns = &worker->parts[count];
-    struct error error = {0};
     worker->part_numbers[count] = part;
-    if (view_columns(request->view, part, (uint32_t)lookup->layer, head, columns, &error))
-      log_line("lookup in \"%s\": %s", conversation_name(request->session->conversation), error.text);
-    else if (columns->first < lookup->before && columns->first + columns->count > lookup->from)
+    bool bad = view_columns(request->view, part, (uint32_t)lookup->layer, head, columns, NULL) != 0;
+    uint64_t end = columns->first + columns->count < lookup->before ? columns->first + columns->count : lookup->before;
+    uint64_t begin = columns->first > lookup->from ? columns->first : lookup->from;
+    if (begin < end && bad)
+      *missed += end - begin;
+    else if (begin < end)
       count++;
   }
   return count;
@@ -106,7 +109,7 @@ struct lookup_work {
   struct pool_team team;
   bool by_range; /* heads one after another, each shared out to the team */
   struct msg_lookup_head *heads;
-  _Atomic uint64_t scanned;
+  _Atomic uint64_t scanned, missed; /* the same for each head: the scan pages of a layer are checked together */
   atomic_bool failed;
   struct error error; /* of the head that failed first */
 };
@@ -200,7 +203,8 @@ static int lookup_head(struct lookup_work *work, uint32_t head, struct lookup_wo
   int result = lookup_worker_reserve_parts(worker, view_parts(request->view), error);
   if (result)
     return result;
-  uint32_t parts = gather_parts(request, worker, head);
+  uint64_t missed;
+  uint32_t parts = gather_parts(request, worker, head, &missed);
   mapped_guard_begin();
   result = run_cold_or_warm(request, worker, &wanted, parts, &answer, error);
   mapped_guard_end();
@@ -209,7 +213,8 @@ static int lookup_head(struct lookup_work *work, uint32_t head, struct lookup_wo
   if (result)
     return result;
   count_head(request->server, lookup, &answer);
-  atomic_store(&work->scanned, answer.scanned);
+  atomic_store(&work->scanned, answer.scanned + missed);
+  atomic_store(&work->missed, missed);
   work->heads[head] = (struct msg_lookup_head){
       .tokens = span_of(answer.tokens, answer.count * sizeof *answer.tokens),
       .records = span_of(answer.records, (size_t)answer.count * RECORD_BYTES),
@@ -286,8 +291,9 @@ void lookup_run_job(struct job *job, void *worker_state) {
   }
   struct msg_lookup_ok answer = {
       .k = lookup->k,
-      .candidates = lookup->candidates ? lookup->candidates : lookup_default_candidates(work.scanned),
+      .candidates = lookup->candidates ? lookup->candidates : lookup_default_candidates(work.scanned - work.missed),
       .scanned = work.scanned,
+      .missed = work.missed,
       .heads = {.count = heads, .items = answers},
   };
   atomic_fetch_add(&request->server->counters.lookups, 1);

@@ -446,6 +446,7 @@ static const struct {
     [METHOD_TOKENS] = {method_read, false, 0},
     [METHOD_STATS] = {method_stats, false, 0},
     [METHOD_VERIFY] = {method_verify, false, INFO_ANSWER_BYTES},
+    [METHOD_STATUS] = {method_status, false, LIST_ANSWER_BYTES},
 };
 
 static void start(struct request *request) {

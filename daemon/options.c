@@ -40,6 +40,8 @@ static const char help[] =
     "  --threads N           threads for lookups (default: one per processor)\n"
     "  --tail-memory-mb N    memory for the unsealed ends of conversations; idle ones leave past it (default 1024)\n"
     "  --scan-memory-mb N    memory for the signatures of open conversations (default 4096)\n"
+    "  --scrub-mb-s N        reads the whole archive again and again, at that rate, to find damage (default 4; 0: never)\n"
+    "  --scrub-pause-s N     time between two times (default 600)\n"
     "  --io-uring on|off     read cold pages through io_uring where it is allowed (default on)\n"
     "\n"
     "Who may connect, and what one user may take:\n"
@@ -103,6 +105,8 @@ static const struct number_option {
     NUMBER("interval-ms", interval_ms, 1, INTERVAL_MS_MAX, 1000),
     NUMBER("tail-memory-mb", tail_memory_mb, 1, MEMORY_MB_MAX, 1024),
     NUMBER("scan-memory-mb", scan_memory_mb, 0, MEMORY_MB_MAX, 4096),
+    NUMBER("scrub-mb-s", scrub_mb_s, 0, MEMORY_MB_MAX, 4),
+    NUMBER("scrub-pause-s", scrub_pause_s, 0, TIMEOUT_S_MAX, 600),
     NUMBER("connections", connections, 1, CONNECTIONS_MAX, 1024),
     NUMBER("user-connections", user_connections, 1, CONNECTIONS_MAX, 256),
     NUMBER("user-conversations", user_conversations, 1, USER_COUNT_MAX, 1024),
@@ -255,6 +259,8 @@ int options_read(struct options *options, int argc, char **argv, struct error *e
       {"interval-ms", required_argument, NULL, 'o'},
       {"tail-memory-mb", required_argument, NULL, 'o'},
       {"scan-memory-mb", required_argument, NULL, 'o'},
+      {"scrub-mb-s", required_argument, NULL, 'o'},
+      {"scrub-pause-s", required_argument, NULL, 'o'},
       {"io-uring", required_argument, NULL, 'o'},
       {"allow-users", required_argument, NULL, 'o'},
       {"allow-groups", required_argument, NULL, 'o'},

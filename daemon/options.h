@@ -25,6 +25,8 @@ struct options {
   unsigned interval_ms;    /* durability "interval" */
   uint64_t tail_memory_mb; /* tails of idle conversations leave memory past this */
   uint64_t scan_memory_mb; /* scan regions of open conversations are brought into memory up to this */
+  uint64_t scrub_mb_s;     /* rate at which the whole archive is read again and again; 0: it is not */
+  uint64_t scrub_pause_s;  /* between two times */
   bool io_uring;           /* use it for cold pages where it is allowed */
   struct access access;    /* who may connect */
 

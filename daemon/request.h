@@ -99,6 +99,7 @@ void method_dispatch(struct request *request);
 void lookup_run_job(struct job *job, void *worker);
 void read_run_job(struct job *job, void *worker);
 void tokens_run_job(struct job *job, void *worker);
+void method_status(struct request *request);
 /* Set answer_bytes and cost; -ERR_LIMIT when the answer could not be sent. */
 int lookup_check(struct request *request);
 int read_check(struct request *request);

@@ -187,7 +187,11 @@ static int run_archive(struct server *server, struct error *error) {
   if (!result) {
     result = start_threads(server, workers, error);
     if (!result)
+      result = scrubber_start(&server->scrubber, server->archive, server->options->scrub_mb_s,
+                              server->options->scrub_pause_s, error);
+    if (!result)
       result = serve(server, error);
+    scrubber_stop(&server->scrubber);
     committer_stop(server);
     job_pool_stop(&server->background);
     job_pool_stop(&server->lookups);

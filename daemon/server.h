@@ -7,6 +7,7 @@
 //   committer   the one thread that changes the archive: appends with group commit, open, close, delete, lists
 //   lookups     a pool that scans and rescores, over views that stay valid whatever the committer does
 //   background  one thread that seals closed logs and verifies
+//   scrub       one that reads everything again and again, slowly
 //
 // A request goes from the loop to one of these and comes back through `returns`.
 #ifndef COLDKV_DAEMON_SERVER_H
@@ -19,6 +20,7 @@
 #include "daemon/listener.h"
 #include "daemon/options.h"
 #include "daemon/reads.h"
+#include "daemon/scrubber.h"
 #include "daemon/verifier.h"
 #include "proto/messages.h"
 #include "store/archive.h"
@@ -65,6 +67,7 @@ struct server {
   struct session *sessions;
   uint32_t jobs_out; /* handed to threads and not returned */
   struct verifier verifier;
+  struct scrubber scrubber;
   struct counters counters;
   bool stopping;
 };

@@ -4,6 +4,12 @@
 #include "daemon/server.h"
 #include "daemon/session.h"
 
+static int count_damage(void *context, const struct damage *damage) {
+  (void)damage;
+  ++*(uint64_t *)context;
+  return 0;
+}
+
 /* What the daemon does for everybody. */
 static void add_totals(struct server *server, struct msg_stats *stats) {
   const struct archive_counters *archive = archive_counters(server->archive);
@@ -37,6 +43,9 @@ static void add_totals(struct server *server, struct msg_stats *stats) {
   stats->torn_frames = atomic_load(&archive->torn_frames);
   stats->quarantined = atomic_load(&archive->quarantined);
   stats->read_only_reason = span_str(archive_read_only_reason(server->archive));
+  stats->damaged = 0;
+  damage_list_each(archive_damage(server->archive), count_damage, &stats->damaged);
+  scrubber_stats(&server->scrubber, stats);
 }
 
 void server_stats(struct server *server, const struct user *user, struct msg_stats *stats) {

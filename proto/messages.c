@@ -241,6 +241,7 @@ static const struct field message_lookup_ok_fields[] = {
     U64(k, .max = LIMIT_K_MAX),
     U64(candidates, .max = LIMIT_CANDIDATES_MAX),
     U64(scanned, INDEX),
+    U64(missed, OPTIONAL, INDEX),
     LIST(heads, message_lookup_head, .max = LIMIT_KV_HEADS_MAX),
 };
 DEFINE(message_lookup_ok, "answer of conversation.lookup");
@@ -291,6 +292,34 @@ static const struct field message_stats_fields[] = {
     STR(read_only_reason, OPTIONAL, .max = 4096),
 };
 DEFINE(message_stats, "answer of stats");
+#undef TYPE
+
+#define TYPE msg_damage
+static const struct field message_damage_fields[] = {
+    STR(path, .max = 4096),
+    STR(what, .max = 4096),
+    STR(conversation, OPTIONAL, .max = LIMIT_NAME_BYTES_MAX),
+    U64(page, OPTIONAL, .max = UINT32_MAX),
+    U64(first, OPTIONAL, INDEX),
+    U64(count, OPTIONAL, INDEX),
+    U64(found_s, ANY),
+};
+DEFINE(message_damage, "damaged piece");
+#undef TYPE
+
+#define TYPE msg_status
+static const struct field message_status_fields[] = {
+    BOOL(read_only),
+    U64(scrub_bytes_s, OPTIONAL, ANY),
+    BOOL(scrub_running),
+    U64(scrub_files_total, OPTIONAL, ANY),
+    U64(scrub_files_done, OPTIONAL, ANY),
+    U64(scrub_bytes_done, OPTIONAL, ANY),
+    U64(scrub_cycles, OPTIONAL, ANY),
+    U64(scrub_finished_s, OPTIONAL, ANY),
+    LIST(damage, message_damage, .max = LIMIT_LIST_MAX),
+};
+DEFINE(message_status, "answer of status");
 #undef TYPE
 
 #define TYPE msg_problem
@@ -344,6 +373,7 @@ const struct method methods[METHOD_COUNT] = {
     [METHOD_FEEDBACK] = {"conversation.feedback", NULL, NULL},
     [METHOD_STATS] = {"stats", &message_empty, &message_stats},
     [METHOD_VERIFY] = {"verify", &message_empty, &message_verify_ok},
+    [METHOD_STATUS] = {"status", &message_empty, &message_status},
 };
 
 enum method_id method_find(struct span name) {

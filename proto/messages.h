@@ -174,6 +174,7 @@ struct msg_lookup_ok {
   uint64_t k;          /* columns of index and scores: at most the k asked for */
   uint64_t candidates; /* C that was used */
   uint64_t scanned;    /* tokens in range */
+  uint64_t missed;     /* of these, in segments that are damaged or lost and were left out */
   struct list heads;   /* of msg_lookup_head, one per kv head */
 };
 
@@ -227,7 +228,10 @@ struct msg_tokens_ok {
   X(bad_records)            /* winners that failed their CRC and were replaced */                                      \
   X(bad_pages)              /* scan pages that failed their CRC */                                                     \
   X(torn_frames)            /* dropped at recovery */                                                                  \
-  X(quarantined)            /* files set aside */                                                                      \
+  X(quarantined)            /* damaged pieces found */                                                                      \
+  X(damaged)                /* now: of these, not seen to be whole again */                                            \
+  X(scrub_cycles)           /* times that the scrub has read everything */                                             \
+  X(scrub_bytes)            /* that it has read */                                                                     \
   X(read_only)              /* now: 1 after a failed sync */
 
 struct msg_stats {
@@ -235,6 +239,25 @@ struct msg_stats {
   STATS_FIELDS(STATS_MEMBER)
 #undef STATS_MEMBER
   struct span read_only_reason; /* what failed; absent while read_only is 0 */
+};
+
+/* A piece that was found damaged. */
+struct msg_damage {
+  struct span path; /* relative to the archive */
+  struct span what;
+  struct span conversation; /* its name, "" when it is not known */
+  uint64_t page;            /* of a segment, or 0 */
+  uint64_t first, count;    /* tokens; count 0: not known */
+  uint64_t found_s;
+};
+
+struct msg_status {
+  uint64_t read_only; /* no writes since a failed sync */
+  uint64_t scrub_bytes_s; /* 0: there is no scrub */
+  uint64_t scrub_running; /* a cycle is under way; the next three tell how far */
+  uint64_t scrub_files_total, scrub_files_done, scrub_bytes_done;
+  uint64_t scrub_cycles, scrub_finished_s; /* complete ones; Unix time of the last */
+  struct list damage;
 };
 
 struct msg_problem {
@@ -264,7 +287,8 @@ extern const struct message message_geometry, message_model, message_empty, mess
     message_model_get, message_list, message_model_list_ok, message_open, message_open_ok, message_extent,
     message_conversation, message_conversation_list_ok, message_name, message_handle, message_delete, message_append,
     message_append_ok, message_lookup, message_lookup_head, message_lookup_ok, message_read, message_read_ok,
-    message_tokens, message_tokens_ok, message_stats, message_problem, message_verify_ok, message_meta;
+    message_tokens, message_tokens_ok, message_stats, message_damage, message_status, message_problem, message_verify_ok,
+    message_meta;
 
 enum method_id {
   METHOD_HELLO,
@@ -285,6 +309,7 @@ enum method_id {
   METHOD_FEEDBACK,     /* answers "not supported" */
   METHOD_STATS,
   METHOD_VERIFY,
+  METHOD_STATUS,
   METHOD_COUNT,
 };
 

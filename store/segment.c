@@ -138,6 +138,8 @@ uint64_t segment_offset(const struct segment *segment, const void *address) {
   return (uint64_t)((const uint8_t *)address - segment->bytes);
 }
 
+void *segment_address(const struct segment *segment) { return (void *)(uintptr_t)segment->bytes; }
+
 void segment_keep(struct segment *segment, _Atomic uint64_t *kept, uint64_t budget_bytes) {
   size_t size = scan_bytes(segment);
   _Atomic uint64_t *nowhere = NULL;

@@ -5,7 +5,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "store/log.h"
 #include "store/mapped_fault.h"
@@ -24,6 +26,7 @@ int verify_problem(struct verify *v, const char *path, const char *format, ...) 
   vsnprintf(what, sizeof what, format, args);
   va_end(args);
   v->report->bad++;
+  v->report->place = v->place;
   return v->tell ? v->tell(v->context, relative(v, path), what, v->report) : 0;
 }
 
@@ -41,30 +44,97 @@ int verify_failure(struct verify *v, const char *path, const struct error *reaso
 
 /* --- segments --------------------------------------------------------------------------------------------------- */
 
+enum { CHUNK_PAGES = 64 };
+
+/* What of a segment was in memory before it was checked. */
+struct residency {
+  unsigned char *pages; /* NULL: not known */
+  uint32_t count;
+};
+
+static void look_at_memory(const struct segment *segment, struct residency *residency) {
+  residency->count = segment_header(segment)->pages;
+  residency->pages = malloc(residency->count);
+  if (residency->pages && mincore(segment_address(segment), (size_t)residency->count * SEGMENT_PAGE_BYTES,
+                                  residency->pages)) {
+    free(residency->pages);
+    residency->pages = NULL;
+  }
+}
+
+/* A scrub leaves memory to those who have a use for it. */
+static void leave_memory(const struct segment *segment, struct residency *residency) {
+  char *start = segment_address(segment);
+  for (uint32_t page = 0, end; residency->pages && page < residency->count; page = end) {
+    for (end = page + 1; end < residency->count && (residency->pages[end] & 1) == (residency->pages[page] & 1);)
+      end++;
+    size_t offset = (size_t)page * SEGMENT_PAGE_BYTES, size = (size_t)(end - page) * SEGMENT_PAGE_BYTES;
+    if (residency->pages[page] & 1)
+      continue;
+    madvise(start + offset, size, MADV_DONTNEED);
+    if (segment_fd(segment) >= 0)
+      posix_fadvise(segment_fd(segment), (off_t)offset, (off_t)size, POSIX_FADV_DONTNEED);
+  }
+  free(residency->pages);
+}
+
+/* Lookups want single pages of a segment, this wants all. */
+static void read_ahead(const struct segment *segment, uint32_t page) {
+  if (segment_fd(segment) >= 0)
+    posix_fadvise(segment_fd(segment), (off_t)page * SEGMENT_PAGE_BYTES, (off_t)CHUNK_PAGES * SEGMENT_PAGE_BYTES,
+                  POSIX_FADV_WILLNEED);
+}
+
+static int tell_bad_page(struct verify *v, const struct segment *segment, uint32_t page, const struct error *reason) {
+  uint32_t count;
+  segment_page_tokens(segment, page, &v->place.first, &count);
+  v->place.count = count;
+  v->place.page = page;
+  int result = verify_problem(v, segment_path(segment), "%s", reason->text);
+  v->place.page = 0;
+  return result;
+}
+
 static int check_pages(struct verify *v, const struct segment *segment, bool *sound) {
   const struct segment_header *header = segment_header(segment);
   int result = 0;
   *sound = true;
   for (uint32_t page = header->table_pages + 1; page < header->pages && !result; page++) {
     struct error reason;
+    if ((page - header->table_pages - 1) % CHUNK_PAGES == 0)
+      read_ahead(segment, page);
     int bad = segment_check_page(segment, page, &reason);
     if (bad) {
       *sound = false;
-      result = verify_problem(v, segment_path(segment), "%s", reason.text);
+      result = tell_bad_page(v, segment, page, &reason);
     }
     if (bad == -ERR_IO)
       break; /* nothing more can be told of this file */
     v->report->bytes_done += SEGMENT_PAGE_BYTES;
-    if (!result && page % 1024 == 0)
+    if (!result && page % CHUNK_PAGES == 0)
       result = verify_progress(v, segment_path(segment));
   }
   return result;
 }
 
+/* Ids that a repair has given up. */
+static int check_ids(struct verify *v, struct segment *segment) {
+  const uint8_t *ids = segment_ids(segment);
+  uint64_t missing = 0;
+  struct error reason;
+  mapped_guard_begin();
+  for (uint32_t i = 0; i < segment_header(segment)->count; i++)
+    missing += load_u32(ids + 4 * (size_t)i) == TOKEN_ID_MISSING;
+  mapped_guard_end();
+  v->report->missing += missing;
+  return segment_check_readable(segment, NULL, &reason) ? verify_problem(v, segment_path(segment), "%s", reason.text)
+                                                        : 0;
+}
+
 /* Records whose pages are as they were written may still have been bad when they were. */
 static int check_block(struct verify *v, struct segment *segment, uint32_t layer, uint32_t head) {
   struct record_columns columns;
-  uint32_t bad = 0;
+  uint32_t bad = 0, missing = 0;
   uint64_t first_bad = 0;
   struct error reason;
   segment_columns(segment, layer, head, &columns);
@@ -72,15 +142,20 @@ static int check_block(struct verify *v, struct segment *segment, uint32_t layer
   for (uint32_t i = 0; i < columns.count; i++) {
     uint8_t record[RECORD_BYTES];
     record_gather(&columns, i, record);
-    if (!record_check(record, layer, head, columns.first + i) && bad++ == 0)
+    if (record_missing(record))
+      missing++;
+    else if (!record_check(record, layer, head, columns.first + i) && bad++ == 0)
       first_bad = columns.first + i;
   }
   mapped_guard_end();
   if (segment_check_readable(segment, NULL, &reason))
     return verify_problem(v, segment_path(segment), "%s", reason.text);
   v->report->records += columns.count;
+  v->report->missing += missing;
   if (!bad)
     return 0;
+  v->place.first = first_bad;
+  v->place.count = columns.first + columns.count - first_bad;
   return verify_problem(v, segment_path(segment),
                         "layer %u, head %u: %u records fail their CRC, the first is of token %llu", layer, head, bad,
                         (unsigned long long)first_bad);
@@ -96,21 +171,48 @@ static bool name_differs(const struct verify *v, const char *path, const uint8_t
                 : has_id && memcmp(named, id, LIMIT_ID_BYTES) != 0;
 }
 
+/* Whose tokens a segment holds, by its header; the name by what was read before. */
+static void find_owner(struct verify *v, const struct segment_header *header) {
+  v->place = (struct damage_place){.owned = true, .first = header->first, .count = header->count};
+  memcpy(v->place.conversation, header->conversation, LIMIT_ID_BYTES);
+  for (size_t i = 0; v->found && i < v->found->conversation_count; i++) {
+    const struct found_conversation *c = &v->found->conversations[i];
+    if (memcmp(c->id, header->conversation, LIMIT_ID_BYTES) != 0)
+      continue;
+    memcpy(v->place.name, c->name, sizeof v->place.name);
+    v->place.uid = c->uid;
+  }
+}
+
+static int check_blocks(struct verify *v, struct segment *segment) {
+  const struct segment_header *header = segment_header(segment);
+  int result = check_ids(v, segment);
+  for (uint32_t layer = 0; layer < header->layers && !result; layer++)
+    for (uint32_t head = 0; head < header->kv_heads && !result; head++)
+      result = check_block(v, segment, layer, head);
+  return result;
+}
+
 int verify_segment(struct verify *v, const char *path, struct error *error) {
   struct segment *segment;
   struct error reason;
+  struct residency residency = {.pages = NULL};
   bool sound = false;
+  v->place = (struct damage_place){.owned = false};
   if (segment_open(v->io, path, &segment, &reason))
     return verify_failure(v, path, &reason, error);
   const struct segment_header *header = segment_header(segment);
+  if (v->scrub)
+    look_at_memory(segment, &residency);
+  find_owner(v, header);
   v->report->segments++;
   v->report->bytes_done += (uint64_t)(header->table_pages + 1) * SEGMENT_PAGE_BYTES;
   int result = name_differs(v, path, header->id) ? verify_problem(v, path, "is the file of another segment") : 0;
   if (!result)
     result = check_pages(v, segment, &sound);
-  for (uint32_t layer = 0; layer < header->layers && sound && !result; layer++)
-    for (uint32_t head = 0; head < header->kv_heads && !result; head++)
-      result = check_block(v, segment, layer, head);
+  if (!result && sound)
+    result = check_blocks(v, segment);
+  leave_memory(segment, &residency);
   segment_unref(segment);
   return result;
 }
@@ -119,13 +221,18 @@ int verify_segment(struct verify *v, const char *path, struct error *error) {
 
 static int check_frame(struct verify *v, const char *path, const struct log_frame *frame) {
   uint32_t blocks = frame->layers * frame->kv_heads, bad = 0;
-  uint64_t first_bad = 0;
+  uint64_t first_bad = 0, missing = 0;
+  for (uint32_t i = 0; i < frame->count; i++)
+    missing += load_u32(frame->ids + 4 * (size_t)i) == TOKEN_ID_MISSING;
   for (uint32_t i = 0; i < frame->count; i++)
     for (uint32_t block = 0; block < blocks; block++) {
       const uint8_t *record = frame->records + ((size_t)i * blocks + block) * RECORD_BYTES;
-      if (!record_check(record, block / frame->kv_heads, block % frame->kv_heads, frame->first + i) && bad++ == 0)
+      if (record_missing(record))
+        missing++;
+      else if (!record_check(record, block / frame->kv_heads, block % frame->kv_heads, frame->first + i) && bad++ == 0)
         first_bad = frame->first + i;
     }
+  v->report->missing += missing;
   v->report->records += (uint64_t)frame->count * blocks;
   v->report->bytes_done += frame->size;
   if (!bad)
@@ -178,6 +285,8 @@ int verify_log(struct verify *v, const char *path, const struct log_expected *wa
   else
     result = check_frames(v, reader, path, wanted, &found->tokens, &stopped, &reason);
   uint64_t offset = found->bytes = log_reader_offset(reader);
+  v->place.first = wanted->first + found->tokens; /* a problem is with what follows */
+  v->place.count = 0;
   log_reader_close(reader);
   if (stopped)
     return stopped;

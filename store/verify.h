@@ -6,6 +6,7 @@
 #ifndef COLDKV_STORE_VERIFY_H
 #define COLDKV_STORE_VERIFY_H
 
+#include "store/damage.h"
 #include "store/io.h"
 
 struct verify_report {
@@ -13,7 +14,9 @@ struct verify_report {
   uint64_t bytes_done;
   uint64_t segments, logs, metas, models; /* checked, by kind */
   uint64_t records;                       /* whose CRC was checked */
+  uint64_t missing;                       /* records and token ids that a repair has given up: no problem any more */
   uint64_t bad;                           /* problems found */
+  struct damage_place place;              /* of the problem that is being told, as far as it is known */
 };
 
 /* Called for each problem (path relative to the archive, one sentence), and with what == NULL now and then for
@@ -25,6 +28,11 @@ typedef int verify_fn(void *context, const char *path, const char *what, const s
  * log is no problem: recovery drops it, and it is mentioned by the caller's progress line only. */
 int verify_archive(const struct io *io, const char *dir, struct verify_report *report, verify_fn *tell, void *context,
                    struct error *error);
+
+/* The same without the catalog; pages that it brings into memory leave it again. For a check that never ends: `tell` is
+ * called for progress often enough (every 256 KiB) to keep it slow. */
+int verify_scrub(const struct io *io, const char *dir, struct verify_report *report, verify_fn *tell, void *context,
+                 struct error *error);
 
 /* Checks one segment, log, meta or model file, told apart by its magic. */
 int verify_file(const struct io *io, const char *path, struct verify_report *report, verify_fn *tell, void *context,

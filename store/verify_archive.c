@@ -100,6 +100,7 @@ static int check_model(void *context, const char *name, struct error *error) {
   *model = (struct found_model){.good = false};
   memcpy(model->id, id, sizeof id);
   path_model(path, v->dir, id);
+  v->place = (struct damage_place){.owned = false};
   result = verify_model(v, path, model, error);
   v->report->files_done++;
   return result;
@@ -113,6 +114,7 @@ struct look {
   struct log_list logs;
   uint64_t sealed;
   uint32_t log_from; /* logs before this one are sealed already */
+  char culprit[PATH_BYTES]; /* the file that a failure is about */
   bool gone;         /* there is no such conversation, or not yet */
 };
 
@@ -121,7 +123,7 @@ static void look_finish(struct look *look) {
   log_list_finish(&look->logs);
 }
 
-/* Compares one extent with the header of its segment. */
+/* Compares one extent with the header of its segment. What is wrong inside of the segment is told elsewhere. */
 static int check_extent(struct verify *v, const struct meta *meta, uint32_t at, struct error *reason) {
   const struct msg_extent *extent = &meta->extents[at];
   const struct msg_geometry *g = &meta->message.geometry;
@@ -138,6 +140,23 @@ static int check_extent(struct verify *v, const struct meta *meta, uint32_t at, 
               memcmp(h->model, meta->message.model.data, LIMIT_ID_BYTES) == 0;
   segment_unref(segment);
   return same ? 0 : error_set(reason, ERR_CORRUPT, "%s is not what extent %u says", path, at);
+}
+
+/* All extents of a conversation that is still there. */
+static int check_extents(struct verify *v, const uint8_t *id, const struct meta *meta) {
+  int result = 0;
+  char path[PATH_BYTES], own[PATH_BYTES];
+  path_meta(own, v->dir, id);
+  for (uint32_t i = 0; i < meta->extent_count && !result; i++) {
+    struct error reason;
+    if (check_extent(v, meta, i, &reason) == 0 || !io_exists(v->io, own))
+      continue;
+    path_segment(path, v->dir, meta->extents[i].id.data);
+    v->place.first = meta->extents[i].first;
+    v->place.count = meta->extents[i].count;
+    result = verify_problem(v, path, "%s", reason.text);
+  }
+  return result;
 }
 
 /* Compares a conversation with its model's file. One that cannot be read has been told of already. */
@@ -178,8 +197,9 @@ static bool nothing_there(struct verify *v, const uint8_t *id) {
 /* Reads meta, log names and segment headers. Negative with a reason when they do not fit together. */
 static int look_at(struct verify *v, const uint8_t *id, struct look *look, struct error *reason) {
   char path[PATH_BYTES];
-  *look = (struct look){0};
+  *look = (struct look){.gone = false};
   path_meta(path, v->dir, id);
+  path_meta(look->culprit, v->dir, id);
   int result = meta_read(v->io, path, &look->meta, reason);
   if (result) {
     look->gone = !io_exists(v->io, path) && nothing_there(v, id);
@@ -190,13 +210,12 @@ static int look_at(struct verify *v, const uint8_t *id, struct look *look, struc
   result = check_conversation_model(v, &look->meta, reason);
   if (result)
     return result;
-  for (uint32_t i = 0; i < look->meta.extent_count; i++) {
-    look->sealed = look->meta.extents[i].first + look->meta.extents[i].count;
-    result = check_extent(v, &look->meta, i, reason);
-    if (result)
-      return result;
+  if (look->meta.extent_count) {
+    const struct msg_extent *last = &look->meta.extents[look->meta.extent_count - 1];
+    look->sealed = last->first + last->count;
   }
   path_conversation(path, v->dir, id);
+  path_conversation(look->culprit, v->dir, id);
   result = log_list_read(v->io, path, &look->logs, reason);
   if (result)
     return result;
@@ -259,11 +278,29 @@ static int keep_conversation(struct found *found, const struct meta *meta, const
   return 0;
 }
 
+/* Its meta, or how its files fit together: unless it was deleted meanwhile. */
+static int tell_unreadable(struct verify *v, const uint8_t *id, const char *culprit, const struct error *reason,
+                           struct error *error) {
+  char path[PATH_BYTES];
+  path_conversation(path, v->dir, id);
+  if (reason->code == ERR_MEMORY || !io_exists(v->io, path))
+    return verify_failure(v, path, reason, error);
+  return verify_problem(v, culprit, "%s", reason->text);
+}
+
+static void set_place(struct verify *v, const uint8_t *id, const struct meta *meta) {
+  v->place = (struct damage_place){.owned = true};
+  memcpy(v->place.conversation, id, LIMIT_ID_BYTES);
+  if (!meta->message.name.size)
+    return; /* cannot be read */
+  memcpy(v->place.name, meta->message.name.data, meta->message.name.size);
+  v->place.uid = (uint32_t)meta->message.uid;
+}
+
 static int check_conversation(void *context, const char *name, struct error *error) {
   struct verify *v = context;
   struct look look;
   struct error reason;
-  char path[PATH_BYTES];
   uint8_t id[LIMIT_ID_BYTES];
   if (!path_id_parse(name, id))
     return 0;
@@ -276,15 +313,17 @@ static int check_conversation(void *context, const char *name, struct error *err
   }
   struct found_conversation seen = {.tokens = look.sealed};
   uint64_t bad = v->report->bad;
-  path_conversation(path, v->dir, id);
   v->report->files_done++;
+  set_place(v, id, &look.meta);
   if (!result && !look.gone) {
     v->report->metas++;
     v->report->bytes_done += look.meta.file.size;
-    result = check_logs(v, id, &look, &seen, error);
+    result = check_extents(v, id, &look.meta);
+    if (!result)
+      result = check_logs(v, id, &look, &seen, error);
   } else if (result) {
     v->found->bad_meta = true;
-    result = verify_failure(v, path, &reason, error);
+    result = tell_unreadable(v, id, look.culprit, &reason, error);
   }
   if (v->report->bad > bad)
     seen.tokens = seen.log_bytes = UINT64_MAX;
@@ -334,14 +373,15 @@ static int check_all(struct verify *v, struct error *error) {
     qsort(found->extents, found->extent_count, sizeof found->extents[0], compare_extents);
   if (!result)
     result = each_in(v, "segments", check_segments, v, error);
-  if (!result)
+  v->place = (struct damage_place){.owned = false};
+  if (!result && !v->scrub)
     result = verify_catalog(v, error);
   v->report->files_done++;
   return result ? result : verify_progress(v, v->dir);
 }
 
-int verify_archive(const struct io *io, const char *dir, struct verify_report *report, verify_fn *tell, void *context,
-                   struct error *error) {
+static int run(const struct io *io, const char *dir, bool scrub, struct verify_report *report, verify_fn *tell,
+               void *context, struct error *error) {
   struct found found = {0};
   char path[PATH_BYTES];
   struct verify v = {.io = io ? io : &io_system,
@@ -349,7 +389,8 @@ int verify_archive(const struct io *io, const char *dir, struct verify_report *r
                      .report = report,
                      .tell = tell,
                      .context = context,
-                     .found = &found};
+                     .found = &found,
+                     .scrub = scrub};
   *report = (struct verify_report){0};
   if (strlen(dir) > PATH_ARCHIVE_BYTES_MAX)
     return error_set(error, ERR_BAD_PARAMS, "the archive's path has more than %u bytes", PATH_ARCHIVE_BYTES_MAX);
@@ -361,4 +402,14 @@ int verify_archive(const struct io *io, const char *dir, struct verify_report *r
   free(found.conversations);
   free(found.extents);
   return result;
+}
+
+int verify_archive(const struct io *io, const char *dir, struct verify_report *report, verify_fn *tell, void *context,
+                   struct error *error) {
+  return run(io, dir, false, report, tell, context, error);
+}
+
+int verify_scrub(const struct io *io, const char *dir, struct verify_report *report, verify_fn *tell, void *context,
+                 struct error *error) {
+  return run(io, dir, true, report, tell, context, error);
 }

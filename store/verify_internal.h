@@ -17,6 +17,8 @@ struct verify {
   verify_fn *tell;
   void *context;
   struct found *found;
+  bool scrub; /* no catalog, and leave no pages behind */
+  struct damage_place place; /* of the file that is being checked */
 };
 
 /* What the files of an archive say, for the comparison with the catalog. */

@@ -21,7 +21,8 @@ static const struct message *const all[] = {
     &message_list, &message_model_list_ok, &message_open, &message_open_ok, &message_extent, &message_conversation,
     &message_conversation_list_ok, &message_name, &message_handle, &message_delete, &message_append,
     &message_append_ok, &message_lookup, &message_lookup_head, &message_lookup_ok, &message_read, &message_read_ok,
-    &message_tokens, &message_tokens_ok, &message_stats, &message_problem, &message_verify_ok, &message_meta};
+    &message_tokens, &message_tokens_ok, &message_stats, &message_damage, &message_status,
+    &message_problem, &message_verify_ok, &message_meta};
 enum { ALL = sizeof all / sizeof all[0], ITEMS_MAX = 3, KEPT_MAX = 4096 };
 
 /* Memory of one random message. */

@@ -34,5 +34,6 @@ int command_inspect(const struct options *options);
 int command_verify(const struct options *options);
 int command_delete(const struct options *options);
 int command_stats(const struct options *options);
+int command_status(const struct options *options);
 
 #endif

@@ -25,6 +25,8 @@ static const char help[] =
     "  inspect NAME|PATH      a conversation or any one file of an archive, read without a daemon\n"
     "  verify [DIR|FILE]      checks every CRC; exit status 1 when something is wrong\n"
     "  delete NAME NAME       deletes a conversation for good; the name twice\n"
+    "  status                 what the running daemon found damaged, and how far its scrub is; exit status 1 when\n"
+    "                         something is\n"
     "  stats                  figures of the running daemon\n"
     "\n"
     "  --data DIR             the archive (default: $COLDKV_DATA, else $XDG_DATA_HOME/coldkv, else\n"
@@ -54,6 +56,7 @@ static const struct {
     {"verify", command_verify, 0, 1, " [DIR|FILE]"},
     {"delete", command_delete, 2, 2, " NAME NAME"},
     {"stats", command_stats, 0, 0, ""},
+    {"status", command_status, 0, 0, ""},
 };
 
 static int usage(const char *format, ...) __attribute__((format(printf, 1, 2)));

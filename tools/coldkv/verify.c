@@ -60,6 +60,8 @@ static void print_summary(const struct verify_report *f) {
   printf("checked %" PRIu64 " files (%" PRIu64 " segments, %" PRIu64 " logs, %" PRIu64 " metas, %" PRIu64
          " models), %s, %" PRIu64 " records: ",
          f->files_done, f->segments, f->logs, f->metas, f->models, size, f->records);
+  if (f->missing)
+    printf("%" PRIu64 " given up by a repair; ", f->missing);
   if (f->bad)
     printf("%" PRIu64 " problem%s\n", f->bad, f->bad == 1 ? "" : "s");
   else
@@ -75,6 +77,7 @@ static void report_summary(struct report *report, const struct verify_report *f)
   report_u64(report, "models", f->models);
   report_u64(report, "bytes", f->bytes_done);
   report_u64(report, "records", f->records);
+  report_u64(report, "missing", f->missing);
   report_u64(report, "bad", f->bad);
   report_bool(report, "good", f->bad == 0);
 }
