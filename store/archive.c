@@ -124,11 +124,24 @@ int archive_random_id(uint8_t id[LIMIT_ID_BYTES], struct error *error) {
   return error_set_errno(error, errno, "cannot get random bytes");
 }
 
+/* Syncs the directory that names the archive: without it a new archive may vanish with all that is in it. One that must
+ * not be read cannot be synced; then the archive was made by somebody else, who may. */
+static int sync_parent(struct archive *archive, struct error *error) {
+  char parent[PATH_BYTES];
+  io_parent(archive->dir, parent);
+  int fd = io_open_directory(archive->io, parent, error);
+  if (fd < 0)
+    return errno == EACCES ? 0 : fd;
+  return io_sync_opened(archive->io, fd, parent, error);
+}
+
 /* Makes the directory and what stands in every archive. */
 static int make_directories(struct archive *archive, struct error *error) {
   static const char *const names[] = {"models", "conversations", "segments", "catalog"};
   char path[PATH_BYTES];
   int result = io_make_directory(archive->io, archive->dir, error);
+  if (!result)
+    result = sync_parent(archive, error);
   for (size_t i = 0; i < sizeof names / sizeof names[0] && !result; i++) {
     path_join(path, archive->dir, names[i]);
     result = io_make_directory(archive->io, path, error);

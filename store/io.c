@@ -156,7 +156,7 @@ int io_make_directory(const struct io *io, const char *path, struct error *error
   return error_set_errno(error, errno, "cannot make directory %s", path);
 }
 
-static void parent_of(const char *path, char parent[PATH_BYTES]) {
+void io_parent(const char *path, char *parent) {
   const char *slash = strrchr(path, '/');
   size_t size = slash ? (size_t)(slash - path) : 0;
   if (slash && size == 0)
@@ -188,7 +188,7 @@ int io_replace_file_synced(const struct io *io, const char *path, const void *da
   *sync_failed = false;
   if ((size_t)snprintf(beside, sizeof beside, "%s%s", path, PATH_TEMPORARY_SUFFIX) >= sizeof beside)
     return error_set(error, ERR_BAD_PARAMS, "path of more than %u bytes: %.64s...", PATH_BYTES, path);
-  parent_of(path, parent);
+  io_parent(path, parent);
   int directory = io_open_directory(io, parent, error);
   if (directory < 0)
     return directory;

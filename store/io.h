@@ -60,6 +60,9 @@ int io_sync_opened(const struct io *io, int fd, const char *path, struct error *
 /* Makes the directory (mode 0700) if it is not there; its parent must be. */
 int io_make_directory(const struct io *io, const char *path, struct error *error);
 
+/* The directory that `path` is in; `parent` has room for PATH_BYTES (store/path.h). */
+void io_parent(const char *path, char *parent);
+
 /* False only when there is no such file. */
 bool io_exists(const struct io *io, const char *path);
 

@@ -11,32 +11,46 @@
 
 /* --- the catalog ------------------------------------------------------------------------------------------------ */
 
+/* Puts a complete new catalog in the place of the old one. */
+static int replace_catalog(struct archive *archive, const char *directory, const char *copy, const char *data,
+                           struct error *error) {
+  char lock[PATH_BYTES];
+  path_join(lock, directory, "lock.mdb");
+  archive->io->unlink(lock); /* it belongs to the file that goes */
+  if (archive->io->rename(copy, data))
+    return error_set_errno(error, errno, "cannot rename %s to its final name", copy);
+  return archive_sync_directory(archive, directory, error);
+}
+
+/* Makes an empty catalog. Beside its place, so that a crash leaves none that is half made. */
+static int make_catalog(struct archive *archive, const char *directory, const char *data, struct error *error) {
+  char copy[PATH_BYTES];
+  struct catalog fresh;
+  path_join(copy, directory, CATALOG_DATA_NAME PATH_TEMPORARY_SUFFIX);
+  archive->io->unlink(copy);
+  int result = catalog_open(&fresh, copy, archive->options.catalog_map_bytes, CATALOG_NEW_FILE, error);
+  catalog_close(&fresh);
+  return result ? result : replace_catalog(archive, directory, copy, data, error);
+}
+
 /* Checks the catalog that is there, in a child, and puts the copy that the child made in its place: what is written to
  * from now on holds checked entries only. *damaged tells that it has to be made again. */
 static int check_catalog(struct archive *archive, const char *directory, const char *data, bool *damaged,
                          struct error *error) {
-  char copy[PATH_BYTES], lock[PATH_BYTES];
+  char copy[PATH_BYTES];
   struct error reason;
   path_join(copy, directory, CATALOG_DATA_NAME PATH_TEMPORARY_SUFFIX);
-  path_join(lock, directory, "lock.mdb");
   archive->io->unlink(copy);
   int result = catalog_check(directory, archive->options.catalog_map_bytes, copy, &reason);
   *damaged = result == -ERR_CORRUPT || result == -ERR_VERSION;
-  if (result && !*damaged) {
-    archive->io->unlink(copy);
-    return error_set(error, reason.code, "%s", reason.text);
-  }
-  archive->io->unlink(lock); /* it belongs to the file that goes */
   if (*damaged) {
     archive_log(archive, "the catalog is damaged: %s", reason.text);
-    archive->io->unlink(copy);
-    if (archive->io->unlink(data) && errno != ENOENT)
-      return error_set_errno(error, errno, "cannot remove the damaged %s", data);
     return 0;
   }
-  if (archive->io->rename(copy, data))
-    return error_set_errno(error, errno, "cannot rename %s to its final name", copy);
-  return archive_sync_directory(archive, directory, error);
+  if (!result)
+    return replace_catalog(archive, directory, copy, data, error);
+  archive->io->unlink(copy);
+  return error_set(error, reason.code, "%s", reason.text);
 }
 
 /* Opens the environment; *rebuild tells that it was damaged or is new. */
@@ -46,6 +60,8 @@ static int open_catalog(struct archive *archive, bool *rebuild, struct error *er
   path_join(data, directory, CATALOG_DATA_NAME);
   *rebuild = !io_exists(archive->io, data);
   int result = *rebuild ? 0 : check_catalog(archive, directory, data, rebuild, error);
+  if (!result && *rebuild)
+    result = make_catalog(archive, directory, data, error);
   if (result)
     return result;
   return catalog_open(&archive->catalog, directory, archive->options.catalog_map_bytes, CATALOG_WRITE, error);

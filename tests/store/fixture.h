@@ -15,7 +15,16 @@
 
 #include "store/archive.h"
 
-enum { TINY_LAYERS = 2, TINY_HEADS = 1, TINY_BLOCKS = TINY_LAYERS * TINY_HEADS, TINY_HEAD_DIM = 64, TEST_UID = 1000 };
+#ifndef TEST_LAYERS
+#define TEST_LAYERS 2 /* a program that is compiled with its own copy of fixture.c may want fewer */
+#endif
+enum {
+  TINY_LAYERS = TEST_LAYERS,
+  TINY_HEADS = 1,
+  TINY_BLOCKS = TINY_LAYERS * TINY_HEADS,
+  TINY_HEAD_DIM = 64,
+  TEST_UID = 1000,
+};
 
 /* Makes a fresh directory and returns its path, malloc'd; test_directory_remove removes it with all that is in it. */
 char *test_directory_make(void);
