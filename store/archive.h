@@ -97,7 +97,7 @@ int conversation_open(struct archive *archive, uint32_t uid, const struct msg_op
  * appends answer ERR_CORRUPT with the reason, which *why (NULL allowed) gets too, until it has been repaired. [any] */
 bool conversation_damaged(const struct conversation *conversation, struct error *why);
 
-/* One reference less; the last one frees memory and mappings. */
+/* One reference less; the last one syncs what was appended, and frees memory and mappings. */
 void conversation_release(struct conversation *conversation);
 
 /* Removes a conversation that nobody holds: ERR_BUSY otherwise. Segments that no other conversation uses go too. */

@@ -197,7 +197,8 @@ static void check_leftovers(struct check *check) {
     struct error error;
     if (run->expect.conversations[i].there &&
         conversation_describe(run->archive, TEST_UID, sim_run_name(i), &entry, &error) == 0) {
-      extents += (unsigned)entry.message.extents.count;
+      for (size_t k = 0; k < entry.message.extents.count; k++)
+        extents += entry.extents[k].kind == 0; /* the others are logs that wait to be sealed */
       conversation_entry_finish(&entry);
     }
   }
