@@ -21,6 +21,7 @@ void lookup_kernels_init(struct lookup_kernels *kernels, unsigned flags) {
   rescore_init_x86(kernels, flags);
   scan_init_avx2(kernels, flags);
   scan_init_avx512(kernels, flags);
+  scan_init_avx512_vpopcnt(kernels, flags);
 #elif defined(__aarch64__)
   rescore_init_neon(kernels, flags);
   scan_init_neon(kernels, flags);

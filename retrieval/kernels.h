@@ -10,7 +10,7 @@
 #include "retrieval/rescore.h"
 #include "retrieval/select.h"
 
-enum { SCAN_BLOCK = 1024 /* most records of a block: what is made of them stays in the nearest caches */ };
+enum { SCAN_BLOCK = 2048 /* most records of a block: what is made of them stays in the nearest caches */ };
 
 /* Neighbouring records of one part. A scan fetches what `next_signature` and `next_k_scale` point to, as many records
  * again, while it works: the block after this one, or this one where none follows. Nothing is read there. */

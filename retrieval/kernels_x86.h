@@ -14,28 +14,32 @@
 #define TARGET_AVX512_VPOPCNT                                                                                          \
   __attribute__((target("avx2,f16c,popcnt,bmi,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")))
 
-/* How a block is read: as four streams, a quarter of the block apart, since that many pages at a time come from memory
- * much faster than one. A group takes a quarter of its records from each. What is left over is one last group. */
-enum { SCAN_STREAMS = 4 };
+/* How a block is read: as several streams side by side, equal parts of the block, since that many pages at a time come
+ * from memory much faster than one. A group takes as many records from each stream. What is left over at the end of a
+ * block is one last group. */
 
-/* Records of one stream of a block, in groups of `group`. */
-static inline uint32_t scan_stream(const struct scan_block *block, uint32_t group) {
-  return block->count / group * (group / SCAN_STREAMS);
+/* Records of one stream of a block that is read in groups of `group` records, `run` neighbours from each stream. */
+static inline uint32_t scan_stream(const struct scan_block *block, uint32_t group, uint32_t run) {
+  return block->count / group * run;
 }
 
-/* Fetches what of the next block lies where the group that begins with record `at` of the first stream lies in this. */
-static inline void scan_fetch(const struct scan_block *block, uint32_t at, uint32_t stream, uint32_t group) {
-  uint32_t records = group / SCAN_STREAMS;
-  for (uint32_t i = at; i < SCAN_STREAMS * stream; i += stream) {
-    for (uint32_t byte = 0; byte < records * RECORD_SIGNATURE_BYTES; byte += 64)
-      __builtin_prefetch(block->next_signature + (size_t)i * RECORD_SIGNATURE_BYTES + byte);
-    if (i % 32 == 0)
-      __builtin_prefetch(block->next_k_scale + (size_t)i * RECORD_K_SCALE_BYTES);
-  }
+/* Fetch what of the next block lies where the group that begins with record `at` of the first stream lies in this: to the
+ * second cache, since a block and what is made of it would fill the first. */
+static inline void scan_fetch_signatures(const struct scan_block *block, uint32_t at, uint32_t streams,
+                                         uint32_t stream, uint32_t run) {
+  for (uint32_t i = at; i < streams * stream; i += stream)
+    for (uint32_t byte = 0; byte < run * RECORD_SIGNATURE_BYTES; byte += 64)
+      __builtin_prefetch(block->next_signature + (size_t)i * RECORD_SIGNATURE_BYTES + byte, 0, 3);
+}
+
+static inline void scan_fetch_scales(const struct scan_block *block, uint32_t at, uint32_t streams, uint32_t stream) {
+  for (uint32_t i = at; at % 32 == 0 && i < streams * stream; i += stream)
+    __builtin_prefetch(block->next_k_scale + (size_t)i * RECORD_K_SCALE_BYTES, 0, 3);
 }
 
 void scan_init_avx2(struct lookup_kernels *kernels, unsigned flags);
 void scan_init_avx512(struct lookup_kernels *kernels, unsigned flags);
+void scan_init_avx512_vpopcnt(struct lookup_kernels *kernels, unsigned flags);
 void rescore_init_x86(struct lookup_kernels *kernels, unsigned flags);
 void query_init_x86(struct lookup_kernels *kernels, unsigned flags);
 

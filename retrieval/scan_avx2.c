@@ -7,12 +7,12 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-enum { GROUP = 32, RUN = GROUP / SCAN_STREAMS /* neighbouring records of a group */ };
+enum { GROUP = 32, STREAMS = 4, RUN = GROUP / STREAMS /* neighbouring records of a group */ };
 
 struct group {
   __m256i nibbles[QUERY_NIBBLES]; /* byte 16 l + i of each is of record 2 i + l */
-  __m256 scales[SCAN_STREAMS];
-  uint8_t valid[SCAN_STREAMS]; /* scales */
+  __m256 scales[STREAMS];
+  uint8_t valid[STREAMS]; /* scales */
 };
 
 TARGET_AVX2 static inline void interleave(const __m256i in[16], __m256i out[16]) {
@@ -39,7 +39,7 @@ TARGET_AVX2 static void load_group(const uint8_t *signature, const uint8_t *k_sc
     group->nibbles[2 * i] = _mm256_and_si256(a[i], low);
     group->nibbles[2 * i + 1] = _mm256_and_si256(_mm256_srli_epi16(a[i], 4), low);
   }
-  for (uint32_t i = 0; i < SCAN_STREAMS; i++) {
+  for (uint32_t i = 0; i < STREAMS; i++) {
     const uint8_t *at = k_scale + (size_t)(i * stream) * RECORD_K_SCALE_BYTES;
     __m128i scales = _mm_loadu_si128((const __m128i *)at);
     group->scales[i] = _mm256_cvtph_ps(scales);
@@ -56,7 +56,7 @@ TARGET_AVX2 static void load_rest(const struct scan_block *block, uint32_t at, s
   memcpy(signatures, block->signature + (size_t)at * RECORD_SIGNATURE_BYTES, rest * RECORD_SIGNATURE_BYTES);
   memcpy(scales, block->k_scale + (size_t)at * RECORD_K_SCALE_BYTES, rest * RECORD_K_SCALE_BYTES);
   load_group(signatures, scales, RUN, group);
-  for (uint32_t i = 0; i < SCAN_STREAMS; i++)
+  for (uint32_t i = 0; i < STREAMS; i++)
     group->valid[i] &= (uint8_t)(there >> RUN * i);
 }
 
@@ -91,10 +91,10 @@ TARGET_AVX2 static inline void put_scores(const struct query *query, const struc
   opposed_sums(query, group, &first, &second);
   first = _mm256_sub_epi16(total, _mm256_add_epi16(first, first));
   second = _mm256_sub_epi16(total, _mm256_add_epi16(second, second));
-  __m128i sums[SCAN_STREAMS] = {_mm256_castsi256_si128(first), _mm256_extracti128_si256(first, 1),
+  __m128i sums[STREAMS] = {_mm256_castsi256_si128(first), _mm256_extracti128_si256(first, 1),
                                 _mm256_castsi256_si128(second), _mm256_extracti128_si256(second, 1)};
   uint8_t *passed = (uint8_t *)result->passed;
-  for (uint32_t i = 0; i < SCAN_STREAMS; i++, at += stream) {
+  for (uint32_t i = 0; i < STREAMS; i++, at += stream) {
     __m256 scores = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(sums[i])), group->scales[i]);
     _mm256_storeu_ps(result->scores + at, scores);
     passed[at / 8] = group->valid[i] & (uint8_t)_mm256_movemask_ps(_mm256_cmp_ps(scores, limit, _CMP_GT_OQ));
@@ -110,11 +110,12 @@ static inline void clear_last_word(uint64_t *passed, uint32_t count) {
 TARGET_AVX2 static void scan_weighted_avx2(const struct query *queries, uint32_t rows, const struct scan_block *block,
                                            const float *thresholds, struct scan_scores *results) {
   struct group group;
-  uint32_t stream = scan_stream(block, GROUP), rest = SCAN_STREAMS * stream;
+  uint32_t stream = scan_stream(block, GROUP, RUN), rest = STREAMS * stream;
   for (uint32_t r = 0; r < rows; r++)
     clear_last_word(results[r].passed, block->count);
   for (uint32_t at = 0; at < stream; at += RUN) {
-    scan_fetch(block, at, stream, GROUP);
+    scan_fetch_signatures(block, at, STREAMS, stream, RUN);
+    scan_fetch_scales(block, at, STREAMS, stream);
     load_group(block->signature + (size_t)at * RECORD_SIGNATURE_BYTES,
                block->k_scale + (size_t)at * RECORD_K_SCALE_BYTES, stream, &group);
     for (uint32_t r = 0; r < rows; r++)
@@ -160,10 +161,10 @@ TARGET_AVX2 static inline void put_distances(__m256i found, uint32_t threshold, 
   /* d < threshold as d <= most, which unsigned bytes can be compared for; nothing passes a threshold of 0 */
   __m256i most = _mm256_set1_epi8((char)(threshold < 256 ? threshold - 1 : 255));
   uint32_t passed = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(found, most), found));
-  uint64_t runs[SCAN_STREAMS];
+  uint64_t runs[STREAMS];
   passed &= threshold ? there : 0;
   _mm256_storeu_si256((__m256i *)runs, found);
-  for (uint32_t i = 0; i < SCAN_STREAMS; i++, at += stream) {
+  for (uint32_t i = 0; i < STREAMS; i++, at += stream) {
     store_u64(result->distances + at, runs[i]);
     ((uint8_t *)result->passed)[at / 8] = (uint8_t)(passed >> RUN * i);
   }
@@ -185,11 +186,11 @@ TARGET_AVX2 static void hamming_group(const struct query *queries, uint32_t rows
 
 TARGET_AVX2 static void scan_hamming_avx2(const struct query *queries, uint32_t rows, const struct scan_block *block,
                                           const uint32_t *thresholds, struct scan_distances *results) {
-  uint32_t stream = scan_stream(block, GROUP), at = SCAN_STREAMS * stream, rest = block->count - at;
+  uint32_t stream = scan_stream(block, GROUP, RUN), at = STREAMS * stream, rest = block->count - at;
   for (uint32_t r = 0; r < rows; r++)
     clear_last_word(results[r].passed, block->count);
   for (uint32_t i = 0; i < stream; i += RUN) {
-    scan_fetch(block, i, stream, GROUP);
+    scan_fetch_signatures(block, i, STREAMS, stream, RUN);
     hamming_group(queries, rows, block->signature + (size_t)i * RECORD_SIGNATURE_BYTES, thresholds, UINT32_MAX, i,
                   stream, results);
   }

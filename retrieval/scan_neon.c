@@ -89,10 +89,13 @@ static inline void put_passed(uint64_t *passed, uint32_t at, uint16_t bits) {
   passed[at / 64] = at % 64 ? passed[at / 64] | (uint64_t)bits << at % 64 : bits;
 }
 
-/* Fetches of the next block what the group at record `at` is of this. */
-static inline void fetch_next(const struct scan_block *block, uint32_t at) {
+/* Fetch of the next block what the group at record `at` is of this. */
+static inline void fetch_signatures(const struct scan_block *block, uint32_t at) {
   for (uint32_t byte = 0; byte < GROUP * RECORD_SIGNATURE_BYTES; byte += 64)
     __builtin_prefetch(block->next_signature + (size_t)at * RECORD_SIGNATURE_BYTES + byte);
+}
+
+static inline void fetch_scales(const struct scan_block *block, uint32_t at) {
   if (at % 32 == 0)
     __builtin_prefetch(block->next_k_scale + (size_t)at * RECORD_K_SCALE_BYTES);
 }
@@ -104,7 +107,8 @@ static void scan_weighted_neon(const struct query *queries, uint32_t rows, const
     const uint8_t *signatures = block->signature + (size_t)at * RECORD_SIGNATURE_BYTES;
     const uint8_t *scales = block->k_scale + (size_t)at * RECORD_K_SCALE_BYTES;
     uint32_t rest = block->count - at;
-    fetch_next(block, at);
+    fetch_signatures(block, at);
+    fetch_scales(block, at);
     if (rest >= GROUP) {
       load_group(signatures, scales, &group);
     } else { /* `scores` has room for a whole group, the columns have not */
@@ -136,7 +140,7 @@ static void scan_hamming_neon(const struct query *queries, uint32_t rows, const 
     const uint8_t *signatures = block->signature + (size_t)at * RECORD_SIGNATURE_BYTES;
     uint8_t padded[GROUP * RECORD_SIGNATURE_BYTES];
     uint32_t rest = block->count - at, wanted = UINT32_MAX;
-    fetch_next(block, at);
+    fetch_signatures(block, at);
     if (rest < GROUP) {
       memset(padded, 0, sizeof padded);
       memcpy(padded, signatures, rest * RECORD_SIGNATURE_BYTES);

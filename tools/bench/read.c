@@ -8,20 +8,22 @@
 
 enum { MEASURE_BYTES = 256 << 20, MEASURE_ROUNDS = 3 };
 
-/* STREAMS places are read side by side, so that several pages are under way; STEP bytes are taken at each, after asking
- * for what comes AHEAD bytes later (0: the hardware prefetcher is left alone). HINT is that of __builtin_prefetch. */
-#define DEFINE_READ(NAME, TARGET, VECTOR, ZERO, LOAD, STREAMS, AHEAD, HINT)                                            \
+/* Reads blocks of BLOCK bytes (0: all as one), each as STREAMS equal parts side by side so that several pages are under
+ * way. STEP bytes are taken of each in turn, after asking for what comes AHEAD bytes later (0: the hardware prefetcher is
+ * left alone). HINT is that of __builtin_prefetch. */
+#define DEFINE_READ(NAME, TARGET, VECTOR, ZERO, LOAD, BLOCK, STREAMS, STEP, AHEAD, HINT)                               \
   TARGET static uint64_t NAME(const uint8_t *data, size_t size) {                                                      \
-    enum { STEP = 512, EACH = STEP / (int)sizeof(VECTOR) };                                                            \
     VECTOR sum[4] = {ZERO, ZERO, ZERO, ZERO};                                                                          \
-    size_t part = size / (STREAMS);                                                                                    \
-    for (size_t at = 0; at < part; at += STEP)                                                                         \
-      for (size_t s = 0; s < (STREAMS); s++) {                                                                         \
-        const uint8_t *p = data + s * part + at;                                                                       \
-        for (size_t i = 0; (AHEAD) && i < STEP; i += 64)                                                               \
-          __builtin_prefetch((const void *)((uintptr_t)p + (AHEAD) + i), 0, HINT);                                     \
-        _Pragma("GCC unroll 16") for (size_t i = 0; i < EACH; i++) sum[i % 4] ^= LOAD(p + i * sizeof(VECTOR));         \
-      }                                                                                                                \
+    size_t block = (BLOCK) ? (BLOCK) : size, part = block / (STREAMS);                                                 \
+    for (const uint8_t *end = data + size; data < end; data += block)                                                  \
+      for (size_t at = 0; at < part; at += (STEP))                                                                     \
+        for (size_t s = 0; s < (STREAMS); s++) {                                                                       \
+          const uint8_t *p = data + s * part + at;                                                                     \
+          for (size_t i = 0; (AHEAD) && i < (STEP); i += 64)                                                           \
+            __builtin_prefetch((const void *)((uintptr_t)p + (AHEAD) + i), 0, HINT);                                   \
+          _Pragma("GCC unroll 16") for (size_t i = 0; i < (STEP) / sizeof(VECTOR); i++) sum[i % 4] ^=                  \
+              LOAD(p + i * sizeof(VECTOR));                                                                            \
+        }                                                                                                              \
     sum[0] ^= sum[1] ^ sum[2] ^ sum[3];                                                                                \
     uint64_t word;                                                                                                     \
     memcpy(&word, &sum[0], sizeof word);                                                                               \
@@ -29,8 +31,9 @@ enum { MEASURE_BYTES = 256 << 20, MEASURE_ROUNDS = 3 };
   }
 
 #define LOAD_WORD(p) (*(const uint64_t *)(const void *)(p))
-DEFINE_READ(read_words, , uint64_t, 0, LOAD_WORD, 1, 0, 3)
-DEFINE_READ(read_words_ahead, , uint64_t, 0, LOAD_WORD, 1, 4096, 3)
+DEFINE_READ(read_words, , uint64_t, 0, LOAD_WORD, 0, 1, 512, 0, 3)
+DEFINE_READ(read_words_ahead, , uint64_t, 0, LOAD_WORD, 0, 1, 512, 4096, 3)
+DEFINE_READ(read_words_blocks, , uint64_t, 0, LOAD_WORD, 32768, 8, 64, 32768, 2)
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -40,13 +43,15 @@ DEFINE_READ(read_words_ahead, , uint64_t, 0, LOAD_WORD, 1, 4096, 3)
 #define LOAD_AVX512(p) _mm512_load_si512(p)
 #define ZERO_AVX2 _mm256_setzero_si256()
 #define ZERO_AVX512 _mm512_setzero_si512()
-DEFINE_READ(read_avx2, AVX2, __m256i, ZERO_AVX2, LOAD_AVX2, 1, 0, 3)
-DEFINE_READ(read_avx2_eight, AVX2, __m256i, ZERO_AVX2, LOAD_AVX2, 8, 1024, 3)
-DEFINE_READ(read_avx512, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 1, 0, 3)
-DEFINE_READ(read_avx512_ahead, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 1, 4096, 3)
-DEFINE_READ(read_avx512_far, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 1, 8192, 0)
-DEFINE_READ(read_avx512_four, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 4, 2048, 3)
-DEFINE_READ(read_avx512_eight, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 8, 1024, 3)
+DEFINE_READ(read_avx2, AVX2, __m256i, ZERO_AVX2, LOAD_AVX2, 0, 1, 512, 0, 3)
+DEFINE_READ(read_avx2_eight, AVX2, __m256i, ZERO_AVX2, LOAD_AVX2, 0, 8, 512, 1024, 3)
+DEFINE_READ(read_avx2_blocks, AVX2, __m256i, ZERO_AVX2, LOAD_AVX2, 32768, 8, 128, 32768, 2)
+DEFINE_READ(read_avx512, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 0, 1, 512, 0, 3)
+DEFINE_READ(read_avx512_ahead, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 0, 1, 512, 4096, 3)
+DEFINE_READ(read_avx512_eight, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 0, 8, 512, 1024, 3)
+DEFINE_READ(read_avx512_eight_near, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 0, 8, 512, 512, 3)
+DEFINE_READ(read_avx512_blocks, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 32768, 8, 128, 32768, 2)
+DEFINE_READ(read_avx512_blocks_near, AVX512, __m512i, ZERO_AVX512, LOAD_AVX512, 32768, 8, 128, 32768, 3)
 #endif
 
 int read_loops(struct read_loop loops[READ_LOOPS_MAX]) {
@@ -57,18 +62,20 @@ int read_loops(struct read_loop loops[READ_LOOPS_MAX]) {
   if (flags & CPU_AVX512) {
     loops[count++] = (struct read_loop){"avx512", read_avx512};
     loops[count++] = (struct read_loop){"avx512, 4 KiB ahead", read_avx512_ahead};
-    loops[count++] = (struct read_loop){"avx512, 8 KiB ahead, non-temporal", read_avx512_far};
-    loops[count++] = (struct read_loop){"avx512, four streams", read_avx512_four};
-    loops[count++] = (struct read_loop){"avx512, eight streams", read_avx512_eight};
-  }
-  if (flags & CPU_AVX2) {
+    loops[count++] = (struct read_loop){"avx512, eight streams, 1 KiB ahead", read_avx512_eight};
+    loops[count++] = (struct read_loop){"avx512, eight streams, 512 B ahead", read_avx512_eight_near};
+    loops[count++] = (struct read_loop){"avx512, blocks as eight streams, the next to L2", read_avx512_blocks};
+    loops[count++] = (struct read_loop){"avx512, blocks as eight streams, the next to L1", read_avx512_blocks_near};
+  } else if (flags & CPU_AVX2) {
     loops[count++] = (struct read_loop){"avx2", read_avx2};
     loops[count++] = (struct read_loop){"avx2, eight streams", read_avx2_eight};
+    loops[count++] = (struct read_loop){"avx2, blocks as eight streams, the next to L2", read_avx2_blocks};
   }
 #endif
   if (!count) {
     loops[count++] = (struct read_loop){"words", read_words};
     loops[count++] = (struct read_loop){"words, 4 KiB ahead", read_words_ahead};
+    loops[count++] = (struct read_loop){"words, blocks as eight streams, the next to L2", read_words_blocks};
   }
   return count;
 }

@@ -15,7 +15,7 @@
 enum {
   SIGNATURES = 64 << 20,
   SIGNATURES_QUICK = 16 << 20,
-  ROWS_SIGNATURES = 8 << 20, /* for the eight rows: 151 MB */
+  CHUNK = 4 << 20, /* signatures that one loop takes before it is the next one's turn: 75 MB */
   ROUNDS = 11,
   ROUNDS_QUICK = 3,
   PASSING_ONE_IN = 16384,
@@ -140,42 +140,59 @@ void scan_hamming(const struct scan_data *data, const struct record_columns *par
 
 /* --- in turns ---------------------------------------------------------------------------------------------------- */
 
+/* Seconds of every loop over all the signatures, by round. */
 struct rounds {
   uint32_t count;
   double read[READ_LOOPS_MAX][ROUNDS], hamming[ROUNDS], weighted[ROUNDS];
-  double hamming_rows[2][ROUNDS], weighted_rows[2][ROUNDS]; /* of 1 and 8 rows, over ROWS_SIGNATURES */
+  double hamming_rows[2][ROUNDS], weighted_rows[2][ROUNDS]; /* of 1 and 8 rows, over one chunk */
 };
 
-static double time_weighted(const struct scan_data *data, uint32_t count, uint32_t rows) {
-  const struct record_columns part = part_of(data, count);
+/* What is left of a chunk in the caches helps nobody, since a loop's next one is another's last but far back. */
+static struct record_columns chunk_of(const struct scan_data *data, uint32_t chunk) {
+  size_t first = (size_t)(chunk % (data->count / CHUNK)) * CHUNK;
+  return (struct record_columns){
+      .signature = data->signature + first * RECORD_SIGNATURE_BYTES,
+      .k_scale = data->k_scale + first * RECORD_K_SCALE_BYTES,
+      .count = CHUNK,
+  };
+}
+
+static double time_weighted(const struct scan_data *data, uint32_t chunk, uint32_t rows) {
+  const struct record_columns part = chunk_of(data, chunk);
   double start = core_s();
   scan_weighted(data, &part, NULL, rows);
   return core_s() - start;
 }
 
-static double time_hamming(const struct scan_data *data, uint32_t count, uint32_t rows) {
-  const struct record_columns part = part_of(data, count);
+static double time_hamming(const struct scan_data *data, uint32_t chunk, uint32_t rows) {
+  const struct record_columns part = chunk_of(data, chunk);
   double start = core_s();
   scan_hamming(data, &part, NULL, rows);
   return core_s() - start;
 }
 
-static void run_rounds(const struct scan_data *data, const struct read_loop *loops, int loop_count,
-                       struct rounds *rounds) {
-  for (uint32_t i = 0; i < rounds->count; i++) {
-    rounds->weighted[i] = time_weighted(data, data->count, 1);
-    for (int l = 0; l < loop_count; l++) {
-      double start = core_s();
-      seen += loops[l].run(data->signature, (size_t)data->count * RECORD_SIGNATURE_BYTES);
-      rounds->read[l][i] = core_s() - start;
-      if (l == loop_count / 2) /* with loops that read on both sides */
-        rounds->hamming[i] = time_hamming(data, data->count, 1);
-    }
-    for (int eight = 0; eight < 2; eight++) {
-      uint32_t rows = eight ? SCAN_ROWS_MAX : 1;
-      rounds->weighted_rows[eight][i] = time_weighted(data, ROWS_SIGNATURES, rows);
-      rounds->hamming_rows[eight][i] = time_hamming(data, ROWS_SIGNATURES, rows);
-    }
+static double time_read(const struct scan_data *data, uint32_t chunk, const struct read_loop *loop) {
+  const struct record_columns part = chunk_of(data, chunk);
+  double start = core_s();
+  seen += loop->run(part.signature, (size_t)part.count * RECORD_SIGNATURE_BYTES);
+  return core_s() - start;
+}
+
+/* The loops take turns chunk by chunk, each at another place, so that who else uses the memory is the same for all. */
+static void run_round(const struct scan_data *data, const struct read_loop *loops, int loop_count,
+                      struct rounds *rounds, uint32_t round) {
+  for (uint32_t chunk = 0; chunk < data->count / CHUNK; chunk++) {
+    uint32_t place = chunk;
+    for (int l = 0; l < loop_count; l++)
+      rounds->read[l][round] += time_read(data, place++, &loops[l]);
+    rounds->weighted[round] += time_weighted(data, place++, 1);
+    rounds->hamming[round] += time_hamming(data, place++, 1);
+  }
+  uint32_t place = round;
+  for (int eight = 0; eight < 2; eight++) {
+    uint32_t rows = eight ? SCAN_ROWS_MAX : 1;
+    rounds->weighted_rows[eight][round] = time_weighted(data, place++, rows);
+    rounds->hamming_rows[eight][round] = time_hamming(data, place++, rows);
   }
 }
 
@@ -225,7 +242,8 @@ int bench_scan(const struct bench_options *options, struct bench_output *output,
   bench_machine(output, "scan", "signatures in memory on one core");
   int result = create(&data, options->quick ? SIGNATURES_QUICK : SIGNATURES, error);
   if (!result) {
-    run_rounds(&data, loops, loop_count, &rounds);
+    for (uint32_t round = 0; round < rounds.count; round++)
+      run_round(&data, loops, loop_count, &rounds, round);
     print(&data, loops, loop_count, &rounds, output);
     result = scan_lookups(&data, options, other, output, error);
   }
