@@ -113,13 +113,19 @@ TARGET_AVX512 static inline uint64_t *put_keys(uint64_t *keys, __m512 scores, __
 TARGET_AVX512 static inline void take_scores(const __m512 scores[PAIRS], const struct group_scales *scales, uint32_t at,
                                              uint32_t stream, struct select *select) {
   __m512 limit = _mm512_set1_ps(select_limit(select->threshold));
+  __mmask16 passed[PAIRS], any = 0;
+  for (uint32_t i = 0; i < PAIRS; i++) {
+    passed[i] = _mm512_mask_cmp_ps_mask(scales->valid[i], scores[i], limit, _CMP_GT_OQ);
+    any |= passed[i];
+  }
+  if (!any) /* more and more often, as the threshold gets tighter */
+    return;
   __m512i ordinals = _mm512_set_epi32(7, 6, 5, 4, 3, 2, 1, 0, 7, 6, 5, 4, 3, 2, 1, 0);
   ordinals = _mm512_add_epi32(ordinals, _mm512_set1_epi32((int32_t)at));
   ordinals = _mm512_mask_add_epi32(ordinals, 0xff00, ordinals, _mm512_set1_epi32((int32_t)stream));
   uint64_t *keys = select->keys + select->count;
   for (uint32_t i = 0; i < PAIRS; i++) {
-    __mmask16 passed = _mm512_mask_cmp_ps_mask(scales->valid[i], scores[i], limit, _CMP_GT_OQ);
-    keys = put_keys(keys, scores[i], passed, ordinals);
+    keys = put_keys(keys, scores[i], passed[i], ordinals);
     ordinals = _mm512_add_epi32(ordinals, _mm512_set1_epi32((int32_t)(2 * stream)));
   }
   select->count = (uint32_t)(keys - select->keys);
