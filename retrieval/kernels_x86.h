@@ -23,8 +23,8 @@ static inline uint32_t scan_stream(const struct scan_block *block, uint32_t grou
   return block->count / group * run;
 }
 
-/* Fetch what of the next block lies where the group that begins with record `at` of the first stream lies in this: to the
- * second cache, since a block and what is made of it would fill the first. */
+/* Fetch what of the next block lies where the group that begins with record `at` of the first stream lies in this: to
+ * the second cache, since a block and what is made of it would fill the first. */
 static inline void scan_fetch_signatures(const struct scan_block *block, uint32_t at, uint32_t streams,
                                          uint32_t stream, uint32_t run) {
   for (uint32_t i = at; i < streams * stream; i += stream)

@@ -126,9 +126,9 @@ static void scan_rows(struct lookup_scratch *scratch, const struct lookup_team *
 /* --- rescoring and winners --------------------------------------------------------------------------------------- */
 
 /* Finds where candidate i lies and asks for what rescoring it reads; candidates come slice by slice. */
-static void fetch(const struct lookup_scratch *scratch, const struct select *select, uint32_t i, uint32_t *slice,
-                  struct place places[RESCORE_AHEAD]) {
-  if (i >= select->count)
+static void fetch(const struct lookup_scratch *scratch, const struct select *select, uint32_t i, uint32_t end,
+                  uint32_t *slice, struct place places[RESCORE_AHEAD]) {
+  if (i >= end)
     return;
   struct place place = range_next(&scratch->range, select_key_ordinal(select->keys[i]), slice);
   __builtin_prefetch(place_k_mag(place));
@@ -171,24 +171,43 @@ static void fetch_values(const struct lookup_scratch *scratch, const struct look
     cold->run(cold->context);
 }
 
-/* Replaces the rank of every candidate by that of its final score. Candidates lie anywhere in memory, so what they need
- * is fetched some candidates ahead. */
-static void rescore(const struct lookup_scratch *scratch, const struct lookup_fetch *cold, const struct query *query,
-                    struct select *select) {
-  const struct lookup_kernels *kernels = scratch->kernels;
-  if (cold)
-    fetch_codes(scratch, cold, select);
+/* Candidates of one row, whose rescoring is shared out to lanes. */
+struct rescoring {
+  const struct lookup_scratch *scratch;
+  const struct query *query;
+  struct select *select;
+};
+
+/* Replaces the rank of a lane's share of the candidates by that of their final score. They lie anywhere in memory, so
+ * what they need is fetched some candidates ahead. */
+static void rescore_share(void *context, uint32_t index) {
+  const struct rescoring *rescoring = context;
+  const struct lookup_scratch *scratch = rescoring->scratch;
+  struct select *select = rescoring->select;
+  uint32_t begin = (uint32_t)((uint64_t)select->count * index / scratch->lane_count);
+  uint32_t end = (uint32_t)((uint64_t)select->count * (index + 1) / scratch->lane_count), slice = 0;
   struct place places[RESCORE_AHEAD];
-  uint32_t slice = 0;
-  for (uint32_t i = 0; i < RESCORE_AHEAD; i++)
-    fetch(scratch, select, i, &slice, places);
-  for (uint32_t i = 0; i < select->count; i++) {
+  for (uint32_t i = begin; i < begin + RESCORE_AHEAD; i++)
+    fetch(scratch, select, i, end, &slice, places);
+  for (uint32_t i = begin; i < end; i++) {
     struct place place = places[i % RESCORE_AHEAD];
-    fetch(scratch, select, i + RESCORE_AHEAD, &slice, places);
-    int32_t sum = kernels->rescore(&scratch->code, query->q12, place_signature(place), place_k_mag(place));
+    fetch(scratch, select, i + RESCORE_AHEAD, end, &slice, places);
+    int32_t sum = scratch->kernels->rescore(&scratch->code, rescoring->query->q12, place_signature(place),
+                                            place_k_mag(place));
     float score = (float)sum * f32_from_f16(load_u16(place_k_scale(place)));
     select->keys[i] = select_key(select_rank(score), select_key_ordinal(select->keys[i]));
   }
+}
+
+static void rescore(const struct lookup_scratch *scratch, const struct lookup_request *request,
+                    const struct query *query, struct select *select) {
+  struct rescoring rescoring = {scratch, query, select};
+  if (request->fetch)
+    fetch_codes(scratch, request->fetch, select);
+  if (scratch->lane_count == 1)
+    rescore_share(&rescoring, 0);
+  else
+    request->team->run(request->team, scratch->lane_count, rescore_share, &rescoring);
 }
 
 /* Takes the k best that pass their check; index gets ordinals for now. */
@@ -304,7 +323,7 @@ int lookup_run(struct lookup_scratch *scratch, const struct lookup_request *requ
     scan_rows(scratch, request->team, &scan);
     for (uint32_t r = 0; r < scan.rows; r++) {
       size_t at = (size_t)(first + r) * k;
-      rescore(scratch, request->fetch, &scan.queries[r], &scratch->found[r]);
+      rescore(scratch, request, &scan.queries[r], &scratch->found[r]);
       take_winners(scratch, request->fetch, &scratch->found[r], k, &winners, answer->index + at, answer->scores + at);
       answer->rescored += scratch->found[r].count;
     }

@@ -9,8 +9,8 @@
 enum { MEASURE_BYTES = 256 << 20, MEASURE_ROUNDS = 3 };
 
 /* Reads blocks of BLOCK bytes (0: all as one), each as STREAMS equal parts side by side so that several pages are under
- * way. STEP bytes are taken of each in turn, after asking for what comes AHEAD bytes later (0: the hardware prefetcher is
- * left alone). HINT is that of __builtin_prefetch. */
+ * way. STEP bytes are taken of each in turn, after asking for what comes AHEAD bytes later (0: the hardware prefetcher
+ * is left alone). HINT is that of __builtin_prefetch. */
 #define DEFINE_READ(NAME, TARGET, VECTOR, ZERO, LOAD, BLOCK, STREAMS, STEP, AHEAD, HINT)                               \
   TARGET static uint64_t NAME(const uint8_t *data, size_t size) {                                                      \
     VECTOR sum[4] = {ZERO, ZERO, ZERO, ZERO};                                                                          \
