@@ -58,6 +58,8 @@ look() {
   want_command clang clang
   want_fuzzer
   want_command strace strace
+  want_command qemu-x86_64 qemu-user
+  want_command aarch64-linux-gnu-gcc "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
   want_python msgpack python3-msgpack
   want_python numpy python3-numpy
 }
