@@ -7,11 +7,15 @@ void committer_append(struct job *job, void *worker) {
   (void)worker;
   struct request *request = request_of(job);
   struct conversation *conversation = request->session->conversation;
+  struct server *server = request->server;
   int result = conversation_loaded(conversation) ? 0 : conversation_load(conversation, &request->error);
+  if (!result)
+    result = quota_take(&server->quota, server->archive, request->connection->user->uid,
+                        usage_of_append(conversation, &request->params.append), &request->error);
   if (!result)
     result = conversation_append(conversation, &request->params.append, &request->wrote, &request->error);
   request->appended = request_result(request, result) == 0;
-  job_return(&request->server->returns, &request->applied);
+  job_return(&server->returns, &request->applied);
 }
 
 /* The first append of a conversation in a group syncs for all of them; the others find nothing left to do. */

@@ -75,8 +75,18 @@ static void run_calibrate(struct job *job, void *worker) {
   (void)worker;
   struct request *request = request_of(job);
   const struct msg_model *wanted = &request->params.model;
+  struct server *server = request->server;
+  uint32_t uid = request->connection->user->uid;
   struct model *model;
-  if (model_freeze(request->server->archive, request->connection->user->uid, wanted, &model, &request->error) == 0)
+  struct error full = {0}, ignored;
+  if (quota_take(&server->quota, server->archive, uid, usage_of_model(&wanted->geometry), &full)) {
+    if (model_find(server->archive, uid, wanted->fingerprint.data, &model, &ignored)) {
+      request->error = full;
+      return;
+    }
+    model_release(model); /* it is there already: nothing will be stored */
+  }
+  if (model_freeze(server->archive, uid, wanted, &model, &request->error) == 0)
     answer_model(request, model);
 }
 
@@ -236,13 +246,26 @@ static void method_delete(struct request *request) {
 
 /* --- open, close, append ------------------------------------------------------------------------------------------ */
 
+/* At the quota what is there can be opened, and nothing made. */
+static int open_within_quota(struct request *request, bool *created) {
+  struct server *server = request->server;
+  uint32_t uid = request->connection->user->uid;
+  struct msg_open wanted = request->params.open;
+  struct error full = {0};
+  if (wanted.create && quota_take(&server->quota, server->archive, uid, usage_of_conversation(), &full))
+    wanted.create = false;
+  int result = conversation_open(server->archive, uid, &wanted, &request->opened, created, &request->error);
+  if (result == -ERR_NO_CONVERSATION && full.code)
+    request->error = full;
+  return result;
+}
+
 static void run_open(struct job *job, void *worker) {
   (void)worker;
   struct request *request = request_of(job);
   struct msg_open_ok *answer = &request->open_ok;
   bool created;
-  if (conversation_open(request->server->archive, request->connection->user->uid, &request->params.open, &request->opened,
-                        &created, &request->error))
+  if (open_within_quota(request, &created))
     return;
   struct conversation *conversation = request->opened;
   if (conversation_load(conversation, &request->error)) {

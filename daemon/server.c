@@ -237,6 +237,7 @@ int server_run(const struct options *options, struct error *error) {
   server->options = options;
   server->started_ns = uv_hrtime();
   server->connection_bytes = options_connection_bytes(options);
+  server->quota.bytes = options->quota_mb << 20;
   signal(SIGPIPE, SIG_IGN);
   mapped_fault_install();
   umask(077); /* whatever it was: directories get 0700, files 0600 */
@@ -254,6 +255,7 @@ int server_run(const struct options *options, struct error *error) {
     uv_loop_close(&server->loop);
   }
   archive_close(server->archive);
+  quota_finish(&server->quota);
   free(server);
   return result;
 }

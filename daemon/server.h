@@ -19,6 +19,7 @@
 #include "daemon/job.h"
 #include "daemon/listener.h"
 #include "daemon/options.h"
+#include "daemon/quota.h"
 #include "daemon/reads.h"
 #include "daemon/scrubber.h"
 #include "daemon/verifier.h"
@@ -53,6 +54,7 @@ struct server {
   struct job_pool lookups, background;
   struct job_queue commits;
   pthread_t committer;
+  struct quota quota; /* the committer's */
   bool committer_started;
 
   struct connection *connections;

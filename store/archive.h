@@ -155,6 +155,16 @@ typedef int conversation_visit_fn(void *context, const struct msg_conversation *
 int conversation_each(struct archive *archive, uint32_t uid, const char *after, conversation_visit_fn *visit,
                       void *context, struct error *error);
 
+/* --- usage ------------------------------------------------------------------------------------------------------ */
+
+/* Bytes that the user's conversations and models take up on disk, by the size of their files. */
+int archive_usage(struct archive *archive, uint32_t uid, uint64_t *bytes, struct error *error);
+
+/* What a new conversation, a model of that geometry, or the tokens of an append that are not stored yet will add. */
+uint64_t usage_of_conversation(void);
+uint64_t usage_of_model(const struct msg_geometry *geometry);
+uint64_t usage_of_append(const struct conversation *conversation, const struct msg_append *append);
+
 /* --- reading ---------------------------------------------------------------------------------------------------- */
 
 /* What one thread sees of a conversation at one instant: it stays valid and unchanged until released. */
