@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <grp.h>
 #include <pwd.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -14,6 +15,7 @@
 #define NAME_BYTES_MAX 256u
 #define ENTRY_BYTES 65536u /* for a line of passwd or group with many members */
 #define GROUPS_FIRST 64u
+#define OVERFLOW_UID 65534u
 
 /* 0 when the text is a number of 32 bits less the last one, which means "nobody said". */
 static int number_of(const char *text, uint32_t *id) {
@@ -122,12 +124,27 @@ static bool in_groups(const struct access *access, int fd) {
   return found;
 }
 
+/* In a user namespace (a container, systemd's PrivateUsers=) all users that it does not know look like one, `nobody`:
+ * then that one is no user. */
+static bool is_anybody(uint32_t uid) {
+  unsigned inside = 0, outside = 0, count = 0;
+  if (uid != OVERFLOW_UID)
+    return false;
+  FILE *map = fopen("/proc/self/uid_map", "re");
+  int fields = map ? fscanf(map, "%u %u %u", &inside, &outside, &count) : 0;
+  if (map)
+    fclose(map);
+  return fields != 3 || inside || outside || count != UINT32_MAX;
+}
+
 int access_check(const struct access *access, int fd, uint32_t *uid, struct error *error) {
   struct ucred peer;
   socklen_t size = sizeof peer;
   if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size))
     return error_set_errno(error, errno, "cannot tell who connected");
   *uid = peer.uid;
+  if (peer.uid != geteuid() && is_anybody(peer.uid))
+    return error_set(error, ERR_DENIED, "in this user namespace the daemon cannot tell who you are");
   if (peer.uid == geteuid() || has(access->users, access->user_count, peer.uid) ||
       (access->group_count && (has(access->groups, access->group_count, peer.gid) || in_groups(access, fd))))
     return 0;

@@ -71,6 +71,7 @@ void connection_close(struct connection *connection) {
     error_set(&held->error, ERR_SHUTTING_DOWN, "the connection is closed");
     request_finish(held);
   }
+  reads_drop(connection);
   budget_leave(connection);
 }
 

@@ -31,15 +31,21 @@ static struct connection *least_served(struct server *server) {
   return best;
 }
 
-static void give(struct server *server, struct connection *connection) {
+static struct request *take_first(struct connection *connection) {
   struct read_queue *queue = &connection->reads;
   struct request *request = queue->first;
   queue->first = request->next;
   if (!queue->first) {
     queue->end = &queue->first;
     queue->queued = false;
-    TAILQ_REMOVE(&server->reads.connections, connection, reads.entry);
+    TAILQ_REMOVE(&connection->server->reads.connections, connection, reads.entry);
   }
+  return request;
+}
+
+static void give(struct server *server, struct connection *connection) {
+  struct read_queue *queue = &connection->reads;
+  struct request *request = take_first(connection);
   server->reads.now = queue->served;
   queue->served += request->cost;
   request->alone = request->cost < HEAVY_COST || uv_now(&server->loop) - server->reads.other_ms > ALONE_MS;
@@ -55,10 +61,25 @@ static void give_out(struct server *server) {
     give(server, connection);
 }
 
+/* Nobody waits for the answer any more. */
+static void drop(struct request *request) {
+  error_set(&request->error, ERR_SHUTTING_DOWN, "the connection is closed");
+  request_finish(request);
+}
+
+void reads_drop(struct connection *connection) {
+  while (connection->reads.first)
+    drop(take_first(connection));
+}
+
 void reads_put(struct request *request) {
   struct server *server = request->server;
   struct connection *connection = request->connection;
   struct read_queue *queue = &connection->reads;
+  if (connection->closed) {
+    drop(request);
+    return;
+  }
   if (server->reads.last != connection) {
     server->reads.last = connection; /* only ever compared */
     server->reads.other_ms = uv_now(&server->loop);

@@ -37,6 +37,8 @@ void reads_init_queue(struct read_queue *queue);
 
 /* Takes a read whose turn in its own connection has come; request->cost tells how much work it is. */
 void reads_put(struct request *request);
+/* The connection is closed: reads that wait are not worth doing any more. */
+void reads_drop(struct connection *connection);
 /* A read is back from the threads. */
 void reads_done(struct request *request);
 

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// 200 clients of one user at once, 10 of them abusive: how long the others' lookups take, with and without these, and
+// how much memory the daemon comes to. test_abusers COLDKVD; COLDKV_TORTURE_SECONDS=N makes it N seconds long instead of
+// a few, with the bound that is promised; the short form has a generous one, since a busy machine is noisy.
+//
+// The abusers run with what processor time the others leave (SCHED_IDLE): measured is what they cost through the daemon,
+// not that of ten programs that do nothing but send.
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "proto/validator.h"
+#include "tests/integration/load.h"
+#include "tests/proto/random.h"
+
+enum { CLIENTS = 200, ABUSIVE = 10, GOOD = CLIENTS - ABUSIVE };
+enum { SHORT_SLICE_MS = 1000, LONG_SLICE_MS = 5000, SHORT_ROUNDS = 3, ROUNDS_MAX = 4096, THINK_MS_MIN = 50, THINK_MS_MAX = 150 };
+enum { USER_QUEUE_MB = 768, USER_CONNECTIONS = 256, LARGE = 4, LARGE_MB = 64, LOOKUP_THREAD_MB = 64, SLACK_MB = 32 };
+#define RATIO_MAX 2.0
+#define RATIO_MAX_SHORT 10.0
+#define SAMPLES_MAX (1u << 22)
+
+struct client {
+  int fd;
+  bool waiting;
+  uint64_t at_ns; /* when it sent, or will send */
+  struct validator validator;
+};
+
+/* Latencies of one slice, and the 99th percentiles of all slices of its kind. */
+struct samples {
+  uint32_t count, slices;
+  uint32_t *us, p99_us[ROUNDS_MAX], p50_us[ROUNDS_MAX];
+};
+
+static struct client clients[GOOD];
+static pid_t daemon_pid, abusers[ABUSIVE];
+static char directory[] = "/tmp/coldkv-abusers-XXXXXX", path[64], data[64], log_path[64];
+
+static void end_all(void) {
+  for (int i = 0; i < ABUSIVE; i++)
+    if (abusers[i] > 0)
+      kill(abusers[i], SIGKILL);
+  if (daemon_pid > 0)
+    kill(daemon_pid, SIGKILL);
+}
+
+static void start_daemon(const char *program) {
+  load_must(mkdtemp(directory) != NULL, "mkdtemp");
+  snprintf(path, sizeof path, "%s/s", directory);
+  snprintf(data, sizeof data, "%s/data", directory);
+  snprintf(log_path, sizeof log_path, "%s/log", directory);
+  daemon_pid = fork();
+  load_must(daemon_pid >= 0, "fork");
+  if (!daemon_pid) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    int out = open(log_path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    dup2(out, STDERR_FILENO);
+    execl(program, program, "--data", data, "--socket", path, "--durability", "none", "--client-timeout-s", "5",
+          (char *)NULL);
+    _exit(127);
+  }
+  atexit(end_all);
+  for (int i = 0; i < 1000; i++) {
+    int fd = load_connect(path);
+    if (fd >= 0) {
+      close(fd);
+      return;
+    }
+    usleep(20000);
+  }
+  load_must(false, "coldkvd does not start");
+}
+
+static void start_abusers(uint32_t seed) {
+  static const enum abuse kinds[ABUSIVE] = {ABUSE_GARBAGE,     ABUSE_GARBAGE,     ABUSE_SLOW_READER, ABUSE_SLOW_READER,
+                                            ABUSE_SLOW_WRITER, ABUSE_SLOW_WRITER, ABUSE_GREEDY,      ABUSE_BUSY,
+                                            ABUSE_BUSY,        ABUSE_FLOOD};
+  for (int i = 0; i < ABUSIVE; i++) {
+    abusers[i] = fork();
+    load_must(abusers[i] >= 0, "fork");
+    if (abusers[i])
+      continue;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){0});
+    for (int c = 0; c < GOOD; c++)
+      close(clients[c].fd);
+    abuse_run(kinds[i], path, seed + (uint32_t)i);
+  }
+}
+
+static void stop_abusers(void) {
+  for (int i = 0; i < ABUSIVE; i++) {
+    int status;
+    load_must(waitpid(abusers[i], &status, WNOHANG) == 0, "an abuser has ended by itself");
+    kill(abusers[i], SIGKILL);
+    waitpid(abusers[i], &status, 0);
+    abusers[i] = 0;
+  }
+}
+
+/* A line of /proc/PID/status, in MiB. */
+static double memory_mb(const char *name) {
+  char status[64], line[256];
+  unsigned long kb = 0;
+  snprintf(status, sizeof status, "/proc/%d/status", (int)daemon_pid);
+  FILE *file = fopen(status, "r");
+  load_must(file != NULL, status);
+  while (fgets(line, sizeof line, file))
+    if (strncmp(line, name, strlen(name)) == 0)
+      kb = strtoul(line + strlen(name) + 1, NULL, 10);
+  fclose(file);
+  return (double)kb / 1024;
+}
+
+/* --- those who behave --------------------------------------------------------------------------------------------- */
+
+static void connect_clients(int epoll) {
+  for (uint32_t i = 0; i < GOOD; i++) {
+    struct client *client = &clients[i];
+    client->fd = load_connect(path);
+    load_must(client->fd >= 0, "connect");
+    msgpack_sbuffer open_request = load_open(false, NULL);
+    load_must(load_send(client->fd, open_request.data, open_request.size), "send");
+    msgpack_sbuffer_destroy(&open_request);
+    load_receive(client->fd);
+    load_must(fcntl(client->fd, F_SETFL, O_NONBLOCK) == 0, "fcntl");
+    struct epoll_event event = {.events = EPOLLIN, .data = {.u32 = i}};
+    load_must(epoll_ctl(epoll, EPOLL_CTL_ADD, client->fd, &event) == 0, "epoll_ctl");
+  }
+}
+
+static uint64_t think_ns(struct random *random) {
+  return (THINK_MS_MIN * 1000 + random_below(random, (THINK_MS_MAX - THINK_MS_MIN) * 1000)) * 1000;
+}
+
+static void take_answer(struct client *client, struct samples *samples, struct random *random) {
+  static uint8_t bytes[65536];
+  struct error error = {0};
+  ssize_t got = recv(client->fd, bytes, sizeof bytes, 0);
+  if (got < 0)
+    return;
+  load_must(got > 0, "the daemon hung up on a client that did nothing wrong");
+  size_t used;
+  load_must(validator_feed(&client->validator, bytes, (size_t)got, &used, &error) == 0, error.text);
+  if (!client->validator.done)
+    return;
+  uint64_t now = load_now_ns();
+  load_must(samples->count < SAMPLES_MAX, "too many samples");
+  samples->us[samples->count++] = (uint32_t)((now - client->at_ns) / 1000);
+  client->waiting = false;
+  client->at_ns = now + think_ns(random);
+}
+
+/* Sends what is due; returns how many nanoseconds to wait for the next. */
+static uint64_t send_due(const msgpack_sbuffer *lookup) {
+  uint64_t now = load_now_ns(), next = now + 10000000;
+  for (int i = 0; i < GOOD; i++) {
+    struct client *client = &clients[i];
+    if (client->waiting)
+      continue;
+    if (client->at_ns > now) {
+      next = client->at_ns < next ? client->at_ns : next;
+      continue;
+    }
+    client->waiting = true;
+    client->at_ns = load_now_ns();
+    validator_init(&client->validator, &validator_limits_default);
+    load_must(load_send(client->fd, lookup->data, lookup->size), "send");
+  }
+  now = load_now_ns();
+  return next > now ? next - now : 0;
+}
+
+static void run_slice(int epoll, uint64_t ms, struct samples *samples, struct random *random) {
+  samples->count = 0;
+  msgpack_sbuffer lookup = load_lookup(1, 64, 0);
+  uint64_t end = load_now_ns() + ms * 1000000;
+  struct epoll_event events[GOOD];
+  while (load_now_ns() < end) {
+    struct timespec wait = {.tv_nsec = (long)send_due(&lookup)};
+    int count = epoll_pwait2(epoll, events, GOOD, &wait, NULL);
+    for (int i = 0; i < count; i++)
+      take_answer(&clients[events[i].data.u32], samples, random);
+  }
+  msgpack_sbuffer_destroy(&lookup);
+}
+
+/* --- figures ------------------------------------------------------------------------------------------------------ */
+
+static int compare(const void *a, const void *b) {
+  uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+  return (x > y) - (x < y);
+}
+
+/* Ends a slice. */
+static void note_slice(struct samples *samples) {
+  load_must(samples->count >= 100, "hardly anything was answered");
+  qsort(samples->us, samples->count, sizeof samples->us[0], compare);
+  samples->p99_us[samples->slices] = samples->us[(uint64_t)samples->count * 99 / 100];
+  samples->p50_us[samples->slices++] = samples->us[samples->count / 2];
+  samples->count = 0;
+}
+
+/* Of all slices, so that a moment in which the machine did something else does not count. */
+static uint32_t median(uint32_t *values, uint32_t count) {
+  qsort(values, count, sizeof values[0], compare);
+  return values[count / 2];
+}
+
+/* What the limits add up to on top of what the daemon takes at rest: each connection's share, those that may hold much,
+ * and an answer in the making on each lookup thread. */
+static double limit_mb(double rest_mb) {
+  double share = (double)(USER_QUEUE_MB - LARGE * LARGE_MB) / USER_CONNECTIONS;
+  return rest_mb + CLIENTS * share + LARGE * LARGE_MB + (double)sysconf(_SC_NPROCESSORS_ONLN) * LOOKUP_THREAD_MB +
+         SLACK_MB;
+}
+
+static bool sanitized(void) {
+#ifdef __SANITIZE_ADDRESS__
+  return true; /* freed memory is kept, and everything takes longer */
+#else
+  return false;
+#endif
+}
+
+static void stop_daemon(void) {
+  int status;
+  kill(daemon_pid, SIGTERM);
+  load_must(waitpid(daemon_pid, &status, 0) == daemon_pid && WIFEXITED(status) && !WEXITSTATUS(status),
+            "the daemon does not end cleanly");
+  daemon_pid = 0;
+  char command[128];
+  snprintf(command, sizeof command, "rm -rf %s", directory);
+  load_must(system(command) == 0, "rm");
+}
+
+/* Turns of both, so that what else the machine does falls on both. */
+static void measure(int epoll, uint64_t slice, uint64_t rounds, struct samples *calm, struct samples *abused) {
+  struct random random = {3};
+  for (uint64_t round = 0; round < rounds; round++) {
+    run_slice(epoll, slice, calm, &random);
+    note_slice(calm);
+    start_abusers((uint32_t)round * ABUSIVE);
+    run_slice(epoll, slice / 3, abused, &random); /* until they are at it */
+    run_slice(epoll, slice, abused, &random);
+    note_slice(abused);
+    stop_abusers();
+    run_slice(epoll, slice / 3, calm, &random); /* until what they left is gone */
+  }
+}
+
+int main(int argc, char **argv) {
+  static struct samples calm, abused;
+  const char *torture = getenv("COLDKV_TORTURE_SECONDS");
+  uint64_t seconds = torture ? strtoull(torture, NULL, 10) : 0;
+  uint64_t slice = seconds ? LONG_SLICE_MS : SHORT_SLICE_MS;
+  uint64_t rounds = seconds ? seconds * 1000 * 3 / (8 * LONG_SLICE_MS) + 1 : SHORT_ROUNDS;
+  struct random random = {4};
+  load_must(argc == 2 && rounds <= ROUNDS_MAX, "usage: test_abusers COLDKVD");
+  calm.us = malloc(SAMPLES_MAX * sizeof *calm.us);
+  abused.us = malloc(SAMPLES_MAX * sizeof *abused.us);
+  load_must(calm.us && abused.us, "malloc");
+  start_daemon(argv[1]);
+  load_fill(path);
+  int epoll = epoll_create1(EPOLL_CLOEXEC);
+  connect_clients(epoll);
+  run_slice(epoll, slice / 2, &calm, &random); /* warms up */
+  double rest_mb = memory_mb("VmRSS");
+  measure(epoll, slice, rounds, &calm, &abused);
+  double peak_mb = memory_mb("VmHWM"), most_mb = limit_mb(rest_mb);
+  uint32_t calm_us = median(calm.p99_us, calm.slices), abused_us = median(abused.p99_us, abused.slices);
+  double ratio = (double)abused_us / calm_us;
+  printf("lookups calm: p50 %u us, p99 %u us; abused: p50 %u us, p99 %u us; rss at rest %.0f MiB; %u slices each\n",
+         median(calm.p50_us, calm.slices), calm_us, median(abused.p50_us, abused.slices), abused_us, rest_mb,
+         calm.slices);
+  printf("torture: abusers clients=%d abusive=%d p99_ratio=%.2f rss_mb=%.0f limit_mb=%.0f\n", CLIENTS, ABUSIVE, ratio,
+         peak_mb, most_mb);
+  stop_daemon();
+  bool good = ratio <= (seconds ? RATIO_MAX : RATIO_MAX_SHORT) && peak_mb <= most_mb;
+  return good || sanitized() ? 0 : 1;
+}
