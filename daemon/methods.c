@@ -123,10 +123,10 @@ static void run_model_get(struct job *job, void *worker) {
   struct request *request = request_of(job);
   struct archive *archive = request->server->archive;
   const struct msg_model_get *wanted = &request->params.model_get;
+  uint32_t uid = request->connection->user->uid;
   struct model *model;
-  int result = wanted->id.size
-                   ? model_get(archive, request->connection->user->uid, wanted->id.data, &model, &request->error)
-                   : model_find(archive, request->connection->user->uid, wanted->fingerprint.data, &model, &request->error);
+  int result = wanted->id.size ? model_get(archive, uid, wanted->id.data, &model, &request->error)
+                               : model_find(archive, uid, wanted->fingerprint.data, &model, &request->error);
   if (result == 0)
     answer_model(request, model);
 }

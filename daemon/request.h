@@ -56,8 +56,8 @@ struct request {
   msgpack_packer packer;
 };
 
-/* Makes a request of a complete message of so many elements and starts it. Takes over `bytes` (malloc'd). Returns 0, or an error after
- * which the connection cannot go on (-ERR_BAD_MESSAGE, -ERR_MEMORY); bytes are freed then. */
+/* Makes a request of a complete message of so many elements and starts it. Takes over `bytes` (malloc'd). Returns 0, or
+ * an error after which the connection cannot go on (-ERR_BAD_MESSAGE, -ERR_MEMORY); bytes are freed then. */
 int request_start(struct connection *connection, uint8_t *bytes, size_t size, uint32_t elements, struct error *error);
 
 /* Sends a read (lookup, read, tokens) on its way, now that every effect before it has happened. */

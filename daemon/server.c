@@ -223,8 +223,8 @@ static int close_directory(const char *path, struct error *error) {
   if (!S_ISDIR(status.st_mode) || !(status.st_mode & 077))
     return 0;
   if (chmod(path, 0700))
-    return error_set_errno(error, errno, "the archive %s is open to other users (mode %03o), and its mode cannot be set",
-                           path, (unsigned)status.st_mode & 0777u);
+    return error_set_errno(error, errno, "the archive %s is open to other users (mode %03o): cannot set its mode", path,
+                           (unsigned)status.st_mode & 0777u);
   log_line("the archive %s was open to other users (mode %03o); it is not any more", path,
            (unsigned)status.st_mode & 0777u);
   return 0;

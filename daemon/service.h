@@ -8,8 +8,8 @@
 
 #include "proto/error.h"
 
-/* The listening Unix socket that the daemon was started with, non-blocking, or -1 when there is none. -ERR_ARGUMENT when
- * what it was started with is something else, or more than one. Takes the variables away, so that no child sees them. */
+/* The listening Unix socket that the daemon was started with, non-blocking, or -1 when there is none. -ERR_ARGUMENT
+ * when it is something else, or more than one. Takes the variables away, so that no child sees them. */
 int service_socket(int *fd, struct error *error);
 
 /* Sends lines of "VARIABLE=VALUE" (READY=1, STATUS=..., STOPPING=1) to the manager; does nothing when there is none. */

@@ -35,7 +35,8 @@ static void test_lists(void **state) {
 
 static void test_bad_lists(void **state) {
   (void)state;
-  static const char *const bad[] = {"no such user", "4294967295", "-1", "0x10", "12 13", "root;bin", "99999999999999999999"};
+  static const char *const bad[] = {"no such user", "4294967295", "-1", "0x10", "12 13", "root;bin",
+                                    "99999999999999999999"};
   struct access access = {0};
   struct error error = {0};
   for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {

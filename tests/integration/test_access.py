@@ -107,8 +107,7 @@ class Shared(WithDaemon):
         for other in (0, CAROL):
             client = {"groups": [TEAM]} if other else {}
             codes = as_user(other, lambda: self.foreign_codes(model_id), **client)
-            self.assertEqual(codes[:7], ["no_conversation", "no_conversation", "no_conversation", "no_model", "no_model",
-                                         "no_model", "not_open"])
+            self.assertEqual(codes[:7], ["no_conversation"] * 3 + ["no_model"] * 3 + ["not_open"])
             self.assertEqual(codes[7], None if other == 0 else "denied")
             lists = as_user(other, lambda: [Client(self.daemon.socket).call(f"{what}.list")[f"{what}s"]
                                             for what in ("model", "conversation")], **client)
