@@ -78,14 +78,15 @@ class Client:
 class Daemon:
     """A coldkvd on a fresh directory."""
 
-    def __init__(self, binary, *options, wrap=()):
+    def __init__(self, binary, *options, wrap=(), start=True):
         self.binary, self.options, self.wrap = binary, options, list(wrap)
         self.dir = tempfile.mkdtemp(prefix="coldkv-test-")
         self.data = os.path.join(self.dir, "data")
         self.socket = os.path.join(self.dir, "s")
         self.log = os.path.join(self.dir, "log")
         self.process = None
-        self.start()
+        if start:
+            self.start()
 
     def start(self):
         with open(self.log, "ab") as log:

@@ -350,22 +350,22 @@ static void run_all(enum strike_mode mode, int error, unsigned step, unsigned le
 
 static void one_read_or_write_fails(void **state) {
   (void)state;
-  run_all(STRIKE_ONCE, EIO, 5, 200);
+  run_all(STRIKE_ONCE, EIO, 11, 200);
 }
 
 static void all_fail_from_one_on(void **state) {
   (void)state;
-  run_all(STRIKE_FROM_ON, EIO, 11, 200);
+  run_all(STRIKE_FROM_ON, EIO, 23, 200);
 }
 
 static void one_finds_the_disk_full(void **state) {
   (void)state;
-  run_all(STRIKE_ONCE, ENOSPC, 13, 200);
+  run_all(STRIKE_ONCE, ENOSPC, 29, 200);
 }
 
 static void the_disk_is_full_from_one_on(void **state) {
   (void)state;
-  run_all(STRIKE_FROM_ON, ENOSPC, 17, 200);
+  run_all(STRIKE_FROM_ON, ENOSPC, 37, 200);
 }
 
 static bool assert_unnoticed(enum strike_mode mode, int error, unsigned at) {
@@ -380,7 +380,7 @@ static void interrupted_calls_and_short_counts_are_unnoticed(void **state) {
   (void)state;
   assert_true(assert_unnoticed(STRIKE_INTERRUPT, EINTR, 0));
   assert_true(strike.struck > 100);
-  unsigned at = 1, step = ends ? 1 : 11;
+  unsigned at = 1, step = ends ? 1 : 23;
   while (assert_unnoticed(STRIKE_SHORT, 0, at))
     at += step;
   assert_true(at > 50);
