@@ -7,9 +7,13 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+/* In the child: where it tells its lines. */
+enum { CHILD_FD = 3 };
 
 enum {
   CHILD_SECONDS_MAX = 600, /* rotten pages may lead LMDB round in a circle */
@@ -43,6 +47,16 @@ static void quiet_assert(MDB_env *env, const char *text) {
   (void)env;
   (void)text;
   _exit(3);
+}
+
+/* The child may outlive a daemon that is killed, and must not hold its lock, its socket or its clients' connections
+ * then. Returns the descriptor that is left of them. */
+static int child_keep_only(int fd) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (fd != CHILD_FD && dup2(fd, CHILD_FD) < 0)
+    _exit(ERR_IO);
+  close_range(CHILD_FD + 1, ~0u, 0);
+  return CHILD_FD;
 }
 
 static void child_settings(void) {
@@ -131,7 +145,7 @@ int catalog_in_child(const char *path, uint64_t map_bytes, catalog_child_fn *wor
   pid_t pid = fork();
   if (pid == 0) {
     close(ends[0]);
-    _exit(child_run(path, map_bytes, work, context, ends[1]));
+    _exit(child_run(path, map_bytes, work, context, child_keep_only(ends[1])));
   }
   int fork_error = errno;
   close(ends[1]);

@@ -45,6 +45,7 @@ CALLS = {
     "getdents64": ("EIO",),
     "newfstatat": ("EIO",),
 }
+OFTEN = ["pwritev", "pwritev", "fdatasync", "openat", "pread64"]
 
 
 class Torture:
@@ -145,6 +146,9 @@ class Torture:
             return
         try:
             self.check_told(daemon)
+        except RpcError as error:
+            self.lost += 1
+            self.note(str(error))
         except (ConnectionError, TimeoutError) as fault:
             self.crashed += 1
             self.note(f"{fault}\n{daemon.log_text()}{self.threads(daemon)}")
@@ -160,7 +164,7 @@ class Torture:
         lines = []
         tasks = f"/proc/{daemon.process.pid}/task"
         for task in os.listdir(tasks):
-            for name in ("wchan", "syscall"):
+            for name in ("wchan", "syscall", "children"):
                 with open(os.path.join(tasks, task, name), encoding="utf-8") as file:
                     lines.append(f"{task} {name} {file.read().strip()}")
         return "\n".join(lines)
@@ -255,7 +259,7 @@ class Torture:
             daemon.process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             self.crashed += 1
-            self.note("does not end")
+            self.note("does not end\n" + self.threads(daemon))
             daemon.kill()
 
     def go(self, seconds):
@@ -264,7 +268,7 @@ class Torture:
         cases = []
         while time.monotonic() < ends:
             if not cases:
-                cases = list(self.calls)
+                cases = self.calls + OFTEN
                 self.rng.shuffle(cases)
             call = cases.pop()
             number = self.rng.choice((1, 1, 2, 3, 4, 6, 9, 14))

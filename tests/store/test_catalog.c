@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: The coldkv authors
 #include "tests/store/fixture.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -267,6 +268,32 @@ static void what_happens_in_a_child_is_told(void **state) {
   assert_error(catalog_in_child(test_path(dir, "none"), MAP_BYTES, crash, NULL, NULL, &error), ERR_CORRUPT, &error);
 }
 
+static int tell_whether_open(void *context, struct catalog *c, struct catalog_child *child, struct error *error) {
+  (void)c;
+  (void)error;
+  catalog_child_tell(child, fcntl(*(int *)context, F_GETFD) >= 0 ? "open" : "closed");
+  return 0;
+}
+
+static int expect_closed(void *context, const char *line) {
+  (void)context;
+  assert_string_equal(line, "closed");
+  lines++;
+  return 0;
+}
+
+/* A daemon that is killed while its child works must not leave its lock and its socket behind. */
+static void a_child_holds_nothing_of_its_parent(void **state) {
+  (void)state;
+  struct error error;
+  int fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 100);
+  assert_true(fd >= 100);
+  lines = 0;
+  assert_ok(catalog_in_child(dir, MAP_BYTES, tell_whether_open, expect_closed, &fd, &error), &error);
+  assert_int_equal(lines, 1);
+  close(fd);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(entries_are_found_again, setup, teardown),
@@ -277,6 +304,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(a_full_map_is_no_damage, setup, teardown),
       cmocka_unit_test_setup_teardown(a_copy_holds_the_same, setup, teardown),
       cmocka_unit_test_setup_teardown(what_happens_in_a_child_is_told, setup, teardown),
+      cmocka_unit_test_setup_teardown(a_child_holds_nothing_of_its_parent, setup, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
