@@ -121,7 +121,8 @@ class Torture:
             if self.attempt(check_all, client, SHAPE, handle, min(self.told[name], 400)):
                 self.wrong += 1
                 self.note(f"{name} reads wrong")
-        self.attempt(client.call, "verify")
+        if not self.sanitized:  # a child that is forked while another thread is in its allocator may hang
+            self.attempt(client.call, "verify")
         made = self.attempt(lambda: self.open(client, "new", True, model=self.model))
         self.grow(client, "new", made, 20)
         if self.attempt(lambda: client.call("conversation.delete", name="gone", confirm="gone")) is not None:
