@@ -154,7 +154,7 @@ static void done_prepare(struct job *job) {
 }
 
 void request_read(struct request *request) {
-  if (!request->session->loaded || request->method == METHOD_TOKENS) {
+  if (!session_in_memory(request->session) || request->method == METHOD_TOKENS) {
     request_commit(request, run_prepare, done_prepare);
     return;
   }

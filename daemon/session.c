@@ -117,7 +117,7 @@ static void done_keep(struct job *job) {
 
 void session_keep(struct session *session) {
   struct error error = {0};
-  if (session->keeping || !session->loaded || session->server->stopping ||
+  if (session->keeping || !session_in_memory(session) || session->server->stopping ||
       view_acquire(session->conversation, &session->keep_view, &error))
     return;
   session->keeping = true;
@@ -137,6 +137,8 @@ static void run_unload(struct job *job, void *worker) {
 static void done_unload(struct job *job) {
   struct session *session = SESSION_OF(job, unload);
   struct server *server = session->server;
+  session->unloading = false;
+  session->loaded = false; /* an open that was answered meanwhile had loaded it before this */
   session_drop(session);
   server_job_returned(server);
 }
@@ -148,11 +150,12 @@ void session_shrink(struct server *server) {
     return;
   struct session *oldest = NULL;
   for (struct session *session = server->sessions; session; session = session->next)
-    if (session->loaded && !session->requests && !session->sealing && (!oldest || session->used_ns < oldest->used_ns))
+    if (session_in_memory(session) && !session->requests && !session->sealing &&
+        (!oldest || session->used_ns < oldest->used_ns))
       oldest = session;
   if (!oldest)
     return;
-  oldest->loaded = false; /* requests from now on load it again, after this job */
+  oldest->unloading = true; /* requests from now on load it again, after this job */
   session_hold(oldest);
   oldest->unload = (struct job){.run = run_unload, .done = done_unload};
   server_commit(server, &oldest->unload);

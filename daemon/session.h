@@ -24,7 +24,8 @@ struct session {
   struct view *keep_view;
   bool keeping;      /* `keep` is out */
   atomic_uint warm;  /* kv heads looked up in a row with nothing to read from disk; any thread */
-  bool loaded;  /* the tail is in memory and stays there while requests > 0 */
+  bool loaded;    /* the tail is in memory and stays there while requests > 0, unless */
+  bool unloading; /* `unload` is out */
   bool sealing; /* `seal` is out */
   bool seal_failed;        /* by the thread that sealed, looked at when `seal` is back */
   uint64_t seal_pause_ns;  /* after a failure, twice as long each time; 0 after a success */
@@ -36,6 +37,9 @@ struct session {
 /* The session of an opened conversation, made if need be; takes over one store reference and adds a user. NULL when out
  * of memory (the store reference then stays with the caller). */
 struct session *session_of(struct server *server, struct conversation *conversation);
+
+/* False: only the committer can tell, and bring its tail back. */
+static inline bool session_in_memory(const struct session *session) { return session->loaded && !session->unloading; }
 
 void session_hold(struct session *session);
 /* One user less; the last one ends the session: the tail is synced and the conversation released, by the committer. */
