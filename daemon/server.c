@@ -12,6 +12,7 @@
 
 #include "daemon/connection.h"
 #include "daemon/log.h"
+#include "daemon/loop_memory.h"
 #include "daemon/request.h"
 #include "daemon/service.h"
 #include "daemon/session.h"
@@ -234,6 +235,11 @@ int server_run(const struct options *options, struct error *error) {
   struct server *server = calloc(1, sizeof *server);
   if (!server)
     return error_set(error, ERR_MEMORY, "out of memory");
+  int result = loop_memory_init(error);
+  if (result) {
+    free(server);
+    return result;
+  }
   server->options = options;
   server->started_ns = uv_hrtime();
   server->connection_bytes = options_connection_bytes(options);
@@ -243,7 +249,7 @@ int server_run(const struct options *options, struct error *error) {
   umask(077); /* whatever it was: directories get 0700, files 0600 */
   raise_limits();
   struct archive_options archive_options = {.log = on_archive_line};
-  int result = service_socket(&server->listener.fd, error);
+  result = service_socket(&server->listener.fd, error);
   if (!result)
     result = close_directory(options->data, error);
   if (!result)
@@ -254,6 +260,7 @@ int server_run(const struct options *options, struct error *error) {
     result = run_archive(server, error);
     uv_loop_close(&server->loop);
   }
+  loop_memory_finish();
   archive_close(server->archive);
   quota_finish(&server->quota);
   free(server);
