@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// Preloaded: makes one allocation of a process fail, whoever asks for it. $COLDKV_ALLOC_CONTROL names a file of three
+// 64-bit numbers that a test maps too: in how many allocations from now one fails (0: none), allocations so far,
+// failures so far. Works before the C library's allocator and before AddressSanitizer's.
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+struct control {
+  _Atomic int64_t countdown;
+  _Atomic uint64_t count, failed;
+};
+
+static struct control *control;
+static struct {
+  void *(*malloc)(size_t);
+  void *(*calloc)(size_t, size_t);
+  void *(*realloc)(void *, size_t);
+  int (*posix_memalign)(void **, size_t, size_t);
+  void *(*aligned_alloc)(size_t, size_t);
+  void (*free)(void *);
+} next;
+
+/* What dlsym itself asks for while the real functions are being looked up. */
+static _Alignas(16) uint8_t first_bytes[1 << 14];
+static size_t first_used;
+static _Thread_local int looking_up;
+
+static void *first_alloc(size_t size) {
+  size_t at = first_used;
+  first_used += (size + 15) & ~(size_t)15;
+  if (first_used > sizeof first_bytes)
+    abort();
+  return first_bytes + at;
+}
+
+static int is_first(const void *p) {
+  return (uintptr_t)p >= (uintptr_t)first_bytes && (uintptr_t)p < (uintptr_t)first_bytes + sizeof first_bytes;
+}
+
+static void *symbol(const char *name) {
+  void *found = dlsym(RTLD_NEXT, name);
+  if (!found)
+    abort();
+  return found;
+}
+
+static void look_up(void) {
+  looking_up = 1;
+  void *found[6] = {symbol("malloc"), symbol("calloc"), symbol("realloc"), symbol("posix_memalign"),
+                    symbol("aligned_alloc"), symbol("free")};
+  memcpy(&next, found, sizeof next);
+  looking_up = 0;
+}
+
+static int ready(void) {
+  if (!next.free && !looking_up)
+    look_up();
+  return next.free != NULL;
+}
+
+__attribute__((constructor)) static void map_control(void) {
+  const char *path = getenv("COLDKV_ALLOC_CONTROL");
+  int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
+  void *bytes = fd >= 0 ? mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+  if (fd >= 0)
+    close(fd);
+  if (bytes != MAP_FAILED)
+    control = bytes;
+}
+
+static int fails(void) {
+  if (!control)
+    return 0;
+  atomic_fetch_add(&control->count, 1);
+  if (atomic_load(&control->countdown) <= 0 || atomic_fetch_sub(&control->countdown, 1) != 1)
+    return 0;
+  atomic_fetch_add(&control->failed, 1);
+  errno = ENOMEM;
+  return 1;
+}
+
+EXPORT void *malloc(size_t size) {
+  if (!ready())
+    return first_alloc(size);
+  return fails() ? NULL : next.malloc(size);
+}
+
+EXPORT void *calloc(size_t count, size_t size) {
+  if (!ready())
+    return first_alloc(count * size);
+  return fails() ? NULL : next.calloc(count, size);
+}
+
+EXPORT void *realloc(void *old, size_t size) {
+  if (!ready())
+    abort();
+  return fails() ? NULL : next.realloc(old, size);
+}
+
+EXPORT void *reallocarray(void *old, size_t count, size_t size) {
+  if (size && count > SIZE_MAX / size) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  return realloc(old, count * size);
+}
+
+EXPORT int posix_memalign(void **out, size_t alignment, size_t size) {
+  ready();
+  return fails() ? ENOMEM : next.posix_memalign(out, alignment, size);
+}
+
+EXPORT void *aligned_alloc(size_t alignment, size_t size) {
+  ready();
+  return fails() ? NULL : next.aligned_alloc(alignment, size);
+}
+
+EXPORT void free(void *p) {
+  if (p && !is_first(p) && ready())
+    next.free(p);
+}
+
+/* AddressSanitizer's would not ask malloc. */
+EXPORT char *strndup(const char *text, size_t most) {
+  size_t size = strnlen(text, most);
+  char *copy = malloc(size + 1);
+  if (copy) {
+    memcpy(copy, text, size);
+    copy[size] = 0;
+  }
+  return copy;
+}
+
+EXPORT char *strdup(const char *text) { return strndup(text, strlen(text)); }
