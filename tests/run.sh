@@ -3,8 +3,8 @@
 # SPDX-FileCopyrightText: The coldkv authors
 #
 # Every test there is: builds build/ (release) and build-asan/ (AddressSanitizer and UndefinedBehaviorSanitizer), runs
-# meson's tests in both, the fuzz targets for a few seconds each and the house rules, and ends with "N passed, N failed,
-# N skipped". Exit status 0 means none failed. With COLDKV_WERROR=1 warnings are errors.
+# meson's tests in both, the fuzz targets for a few seconds each (build-fuzz/), many clients under ThreadSanitizer
+# (build-tsan/) and the house rules, and ends with "N passed, N failed, N skipped". Exit status 0 means none failed. With COLDKV_WERROR=1 warnings are errors.
 set -eu
 
 root=$(cd -- "$(dirname -- "$0")/.." && pwd)
@@ -75,6 +75,10 @@ echo "== fuzz targets"
 sh tests/fuzz/fuzz.sh >"$results/fuzz.log" 2>&1 || true
 grep -v '^torture: ' "$results/fuzz.log" >"$results/fuzz.lines" || true
 $summary --lines "$results/fuzz.lines" >>"$results/counts"
+
+echo "== many clients under ThreadSanitizer"
+sh tests/load/tsan.sh >"$results/tsan.log" 2>&1 || true
+$summary --lines "$results/tsan.log" >>"$results/counts"
 
 echo "== house rules"
 sh tests/tidy.sh >"$results/tidy.log" 2>&1 || true
