@@ -4,7 +4,8 @@
 #
 # Every test there is: builds build/ (release) and build-asan/ (AddressSanitizer and UndefinedBehaviorSanitizer), runs
 # meson's tests in both, the fuzz targets for a few seconds each (build-fuzz/), many clients under ThreadSanitizer
-# (build-tsan/) and the house rules, and ends with "N passed, N failed, N skipped". Exit status 0 means none failed. With COLDKV_WERROR=1 warnings are errors.
+# (build-tsan/) and the house rules, and ends with "N passed, N failed, N skipped". Exit status 0
+# means none failed. With COLDKV_WERROR=1 warnings are errors.
 set -eu
 
 root=$(cd -- "$(dirname -- "$0")/.." && pwd)
