@@ -101,6 +101,43 @@ static void write_log(const uint8_t *id, const uint8_t *bytes, size_t size) {
   FUZZ_REQUIRE(fd >= 0 && write(fd, bytes, size) == (ssize_t)size && close(fd) == 0);
 }
 
+/* Its log is damaged: it is served up to there, takes nothing, and is the same when it is opened again. */
+static void check_damaged(struct conversation *conversation) {
+  uint64_t count = conversation_count(conversation), good = fuzz_read_all(conversation);
+  uint32_t id = 0;
+  struct msg_append append = {.first = count, .ahead = span_of(&id, sizeof id)};
+  struct error error = {0};
+  bool wrote = false;
+  FUZZ_REQUIRE(conversation_append(conversation, &append, &wrote, &error) == -ERR_CORRUPT && !wrote);
+  conversation_release(conversation);
+  FUZZ_REQUIRE(fuzz_open(archive, model, "c", &conversation, &error) == 0 && conversation_damaged(conversation, NULL));
+  FUZZ_REQUIRE(conversation_count(conversation) == count && fuzz_read_all(conversation) == good);
+  conversation_release(conversation);
+}
+
+/* The reader found so many tokens, and `end` behind them. Releases the conversation. */
+static void check_replayed(struct conversation *conversation, uint64_t tokens, int end) {
+  uint64_t count = conversation_count(conversation);
+  struct error error = {0};
+  if (conversation_damaged(conversation, &error)) {
+    FUZZ_REQUIRE(count <= tokens && error.text[0]);
+    check_damaged(conversation);
+    return;
+  }
+  FUZZ_REQUIRE(end >= 0 || !tokens);
+  FUZZ_REQUIRE(count == tokens && conversation_durable(conversation) == count);
+  uint64_t good = fuzz_read_all(conversation);
+  fuzz_fill(conversation, count + 3, 2, 1);
+  FUZZ_REQUIRE(conversation_sync(conversation, &error) == 0);
+  conversation_release(conversation);
+  if (fuzz_open(archive, model, "c", &conversation, &error))
+    fuzz_fail(__FILE__, __LINE__, error.text);
+  FUZZ_REQUIRE(conversation_count(conversation) == count + 3);
+  /* the three are good, and what was good stays so; a bad one spoils the half that it is in */
+  FUZZ_REQUIRE(fuzz_read_all(conversation) >= (good == count * FUZZ_BLOCKS ? good + 3ULL * FUZZ_BLOCKS : 0));
+  conversation_release(conversation);
+}
+
 /* The conversation's id is drawn when it is made, and sealed into the log then. */
 static void replay(uint8_t *bytes, size_t size, unsigned flags) {
   struct conversation *conversation;
@@ -113,23 +150,10 @@ static void replay(uint8_t *bytes, size_t size, unsigned flags) {
   write_log(id, bytes, size);
   int end, result = fuzz_open(archive, model, "c", &conversation, &error);
   uint64_t tokens = read_frames(fuzz_file(0, bytes, size), false, bytes, size, &end);
-  if (!result) {
-    uint64_t count = conversation_count(conversation);
-    FUZZ_REQUIRE(end < 0 || count == tokens);
-    FUZZ_REQUIRE(conversation_durable(conversation) == count);
-    uint64_t good = fuzz_read_all(conversation);
-    fuzz_fill(conversation, count + 3, 2, 1);
-    FUZZ_REQUIRE(conversation_sync(conversation, &error) == 0);
-    conversation_release(conversation);
-    if (fuzz_open(archive, model, "c", &conversation, &error))
-      fuzz_fail(__FILE__, __LINE__, error.text);
-    FUZZ_REQUIRE(conversation_count(conversation) == count + 3);
-    /* the three are good, and what was good stays so; a bad one spoils the half that it is in */
-    FUZZ_REQUIRE(fuzz_read_all(conversation) >= (good == count * FUZZ_BLOCKS ? good + 3ULL * FUZZ_BLOCKS : 0));
-    conversation_release(conversation);
-  } else {
-    FUZZ_REQUIRE(error.text[0]);
-  }
+  if (result)
+    FUZZ_REQUIRE(result < 0 && error.text[0]);
+  else
+    check_replayed(conversation, tokens, end);
   if (conversation_delete(archive, FUZZ_UID, "c", &error))
     fuzz_fail(__FILE__, __LINE__, error.text);
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// Many clients at once, for ThreadSanitizer: load COLDKVD SECONDS starts a daemon with little memory for tails and lets
-// threads append, seal, look up, read, resume, delete, list, verify and hang up at the same time. What each engine wrote
-// must come back to it. Ends with the daemon's stop, which must be a clean one.
+// Many clients at once, for ThreadSanitizer: load COLDKVD SECONDS starts a daemon of little memory for tails and lets
+// threads append, seal, look up, read, resume, delete, list, verify and hang up at the same time. What each engine
+// wrote must come back to it. Ends with the daemon's stop, which must be a clean one.
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
