@@ -61,6 +61,13 @@ static void check_all_stored(struct setup *s) {
   fake_unlock(s->engine.fake);
 }
 
+static uint64_t lookups_sent(struct setup *s) {
+  fake_lock(s->engine.fake);
+  uint64_t lookups = fake_counters(s->engine.fake)->lookups;
+  fake_unlock(s->engine.fake);
+  return lookups;
+}
+
 /* The bound that coldkv.h states for options of 0. */
 static void a_stalled_daemon_costs_the_stated_wait_once(void **state) {
   (void)state;
@@ -89,17 +96,43 @@ static void late_answers_are_waited_for_less_and_less(void **state) {
   static const struct coldkv_client_options quick = {.timeout_ms = 100};
   begin(&s, &quick, 4);
   order(&s, (struct proxy_orders){.delay_ms = 180});
-  uint64_t began = clock_ms();
-  for (int i = 0; i < 60; i++) {
+  uint64_t began = clock_ms(), sent = lookups_sent(&s);
+  for (int i = 0; i < 120; i++) {
     assert_int_equal(engine_feed_to(&s.engine, s.engine.position + 1, 1), 0);
     usleep(20 * 1000); /* the engine computes */
   }
-  /* 240 lookups of 100 ms would be 24 s; 60 blocks of one wait 6 s */
-  assert_true(clock_ms() - began < 60 * 20 + 10 * 100 + 2 * SLACK_MS);
+  /* 480 lookups of 100 ms would be 48 s; 120 blocks of one wait 12 s; one wait whenever the answer has come 24 waits */
+  assert_true(clock_ms() - began < 120 * 20 + 12 * 100 + 2 * SLACK_MS);
+  assert_in_range(lookups_sent(&s) - sent, 3, 12);
   assert_true(s.engine.block_ms_max < 100 + SLACK_MS);
   assert_int_equal(engine_status(&s.engine).bad_records, 0);
   order(&s, (struct proxy_orders){0});
   check_all_stored(&s);
+  finish(&s);
+}
+
+/* An engine that computes for longer than the pauses last: a block waits in vain once all the same. */
+static void a_block_waits_in_vain_once(void **state) {
+  (void)state;
+  struct setup s;
+  static const struct coldkv_client_options quick = {.timeout_ms = 30};
+  begin(&s, &quick, 8);
+  order(&s, (struct proxy_orders){.delay_ms = 60});
+  for (uint32_t block = 0; block < 3; block++) {
+    uint32_t id = 1;
+    uint64_t sent = lookups_sent(&s);
+    assert_int_equal(coldkv_begin(s.engine.conv, &id, 1), 0);
+    for (uint32_t layer = 0; layer < 8; layer++) {
+      struct coldkv_slots slots;
+      float *q = engine_block(&s.engine, ENGINE_Q, layer, 448, &id, 1);
+      assert_int_equal(coldkv_retrieve(s.engine.conv, layer, q, &slots), 0);
+      free(q);
+      usleep(70 * 1000);
+    }
+    assert_int_equal(lookups_sent(&s) - sent, 1);
+    assert_int_equal(coldkv_abort(s.engine.conv), 0);
+  }
+  order(&s, (struct proxy_orders){0});
   finish(&s);
 }
 
@@ -196,6 +229,61 @@ static void late_answers_are_not_taken_for_others(void **state) {
   finish(&s);
 }
 
+struct held {
+  uint8_t *answer;
+  size_t size;
+};
+
+/* Holds an answer back until after the next one. */
+static void swap_answers(void *context, enum method_id method, uint8_t *data, size_t *size, size_t capacity) {
+  struct held *held = context;
+  if (method != METHOD_LOOKUP)
+    return;
+  if (!held->answer) {
+    held->answer = malloc(*size);
+    assert_non_null(held->answer);
+    memcpy(held->answer, data, *size);
+    held->size = *size;
+    *size = 0;
+    return;
+  }
+  assert_true(*size + held->size <= capacity);
+  memcpy(data + *size, held->answer, held->size);
+  *size += held->size;
+  free(held->answer);
+  held->answer = NULL;
+}
+
+/* The answer to a lookup that was given up comes behind, or in front of, the one to the lookup that waits. */
+static void answers_in_another_order(void **state) {
+  (void)state;
+  struct setup s;
+  struct held held = {0};
+  static const struct coldkv_client_options quick = {.timeout_ms = 50};
+  begin(&s, &quick, 2);
+  coldkv_set_slots(s.engine.conv, SLOTS);
+  uint32_t id = 1;
+  assert_int_equal(coldkv_begin(s.engine.conv, &id, 1), 0);
+  struct found calm = retrieve(&s, 2);
+  struct fake_orders *orders = fake_lock(s.engine.fake);
+  orders->mangle = swap_answers;
+  orders->mangle_context = &held;
+  fake_unlock(s.engine.fake);
+  for (int i = 0; i < 5; i++) {
+    assert_int_equal(retrieve(&s, 0).count, 0); /* held back */
+    coldkv_abort(s.engine.conv);
+    assert_int_equal(coldkv_begin(s.engine.conv, &id, 1), 0);
+    usleep(60 * 1000); /* longer than the pause */
+    struct found found = retrieve(&s, 2);
+    assert_memory_equal(&found, &calm, sizeof found);
+    coldkv_abort(s.engine.conv);
+    assert_int_equal(coldkv_begin(s.engine.conv, &id, 1), 0);
+  }
+  assert_int_equal(engine_status(&s.engine).reconnects, 0);
+  coldkv_abort(s.engine.conv);
+  finish(&s);
+}
+
 /* A daemon that hangs up on every append is not called again and again without a pause. */
 static void hanging_up_on_every_append(void **state) {
   (void)state;
@@ -285,9 +373,11 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_stalled_daemon_costs_the_stated_wait_once),
       cmocka_unit_test(late_answers_are_waited_for_less_and_less),
+      cmocka_unit_test(a_block_waits_in_vain_once),
       cmocka_unit_test(slow_answers_keep_to_the_limit_of_the_block),
       cmocka_unit_test(connecting_to_a_silent_daemon_is_no_sign_of_life),
       cmocka_unit_test(late_answers_are_not_taken_for_others),
+      cmocka_unit_test(answers_in_another_order),
       cmocka_unit_test(hanging_up_on_every_append),
       cmocka_unit_test(cut_in_mid_frame),
       cmocka_unit_test(a_flood_of_notifications),

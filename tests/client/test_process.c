@@ -92,9 +92,11 @@ static void a_child_that_lives_on_holds_no_lease(void **state) {
   bool once = true;
   begin(&engine, &quick);
   pid_t child = fork();
-  if (child == 0)
+  if (child == 0) {
+    alarm(20); /* no longer than the test, should that fail */
     for (;;)
       pause();
+  }
   struct fake_orders *orders = fake_lock(engine.fake);
   orders->mangle = spoil;
   orders->mangle_context = &once;
