@@ -12,6 +12,7 @@ usage() {
 }
 
 missing=""
+PATH="$PATH:/usr/sbin:/sbin" # where Debian keeps mkfs
 
 # want_command NAME PACKAGE, want_library PKG-CONFIG-NAME PACKAGE
 want_command() {
@@ -58,6 +59,8 @@ look() {
   want_command clang clang
   want_fuzzer
   want_command strace strace
+  want_command mkfs.ext4 e2fsprogs
+  want_command mkfs.xfs xfsprogs
   want_command qemu-x86_64 qemu-user
   want_command aarch64-linux-gnu-gcc "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
   want_python msgpack python3-msgpack

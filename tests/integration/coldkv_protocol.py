@@ -76,23 +76,27 @@ class Client:
 
 
 class Daemon:
-    """A coldkvd on a fresh directory."""
+    """A coldkvd on a fresh directory, or on that which `data` names."""
 
-    def __init__(self, binary, *options, wrap=(), start=True):
+    def __init__(self, binary, *options, wrap=(), data=None, start=True):
         self.binary, self.options, self.wrap = binary, options, list(wrap)
         self.dir = tempfile.mkdtemp(prefix="coldkv-test-")
-        self.data = os.path.join(self.dir, "data")
+        self.data = data or os.path.join(self.dir, "data")
         self.socket = os.path.join(self.dir, "s")
         self.log = os.path.join(self.dir, "log")
         self.process = None
         if start:
             self.start()
 
-    def start(self):
+    def launch(self):
+        """Starts it without waiting for it."""
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 self.wrap + [self.binary, "--data", self.data, "--socket", self.socket, *self.options],
                 stdout=log, stderr=log)
+
+    def start(self):
+        self.launch()
         for _ in range(1000):
             try:
                 Client(self.socket).close()

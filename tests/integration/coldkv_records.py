@@ -17,18 +17,20 @@ def crc_table():
 TABLE = crc_table()
 
 
-def token_ids(first, count):
-    """u32 [count]"""
-    return ((np.arange(first, first + count, dtype=np.uint64) * 2654435761) >> np.uint64(7)).astype("<u4")
+def token_ids(first, count, salt=0):
+    """u32 [count]; another salt makes other tokens"""
+    token = np.arange(first, first + count, dtype=np.uint64) + np.uint64(salt << 32)
+    return ((token * np.uint64(2654435761)) >> np.uint64(7)).astype("<u4")
 
 
-def records(shape, first, count):
+def records(shape, first, count, salt=0):
     """u8 [count][layers][kv_heads][104]"""
     layers, heads = shape["layers"], shape["kv_heads"]
     token, layer, head = np.meshgrid(np.arange(first, first + count), np.arange(layers), np.arange(heads),
                                      indexing="ij")
     token, layer, head = token.ravel().astype(np.uint64), layer.ravel(), head.ravel()
-    state = (token * np.uint64(64) + layer.astype(np.uint64) * np.uint64(8) + head.astype(np.uint64)) + np.uint64(1)
+    state = token * np.uint64(64) + layer.astype(np.uint64) * np.uint64(8) + head.astype(np.uint64)
+    state = state + np.uint64(1 + (salt << 40))
     out = np.zeros((len(token), RECORD_BYTES + 12), np.uint8)
     for at in range(0, 96, 8):  # splitmix64
         state = state + np.uint64(0x9E3779B97F4A7C15)
@@ -84,11 +86,13 @@ def lookup(client, shape, handle, layer=0, k=8, seed=1):
     return found
 
 
-def check_all(client, shape, handle, count):
+def check_all(client, shape, handle, count, salt=0):
     """Reads ids and records of tokens 0 .. count - 1; returns how many are wrong."""
+    if not count:
+        return 0
     got = np.frombuffer(client.call("conversation.tokens", conversation=handle, first=0, count=count)["ids"], "<u4")
-    wrong = int((got != token_ids(0, count)).sum()) + count - len(got)
-    wanted = records(shape, 0, count)
+    wrong = int((got != token_ids(0, len(got), salt)).sum()) + count - len(got)
+    wanted = records(shape, 0, count, salt)
     for layer in range(shape["layers"]):
         for head in range(shape["kv_heads"]):
             part = client.call("conversation.read", conversation=handle, layer=layer, head=head, first=0, count=count)
