@@ -7,10 +7,12 @@
 
 #include "daemon/log.h"
 #include "daemon/request.h"
+#include "daemon/thread.h"
 #include "daemon/worker.h"
 #include "store/mapped_fault.h"
 
 #define HEAD_OVERHEAD_BYTES 128u
+#define HEAVY_NICE 10
 #define RESCORE_COST 16u /* of one candidate, in scores of the scan */
 #define SHARED_SCORES_MIN 32768u /* fewer are done before a second thread has woken up */
 
@@ -253,12 +255,12 @@ static void run_lanes(const struct lookup_team *team, uint32_t tasks, void (*tas
   job_pool_share(pool_team->pool, tasks, lane_task, &call, pool_team->worker);
 }
 
-/* Short lookups stay on this thread. Longer ones are shared out by kv head; where there are fewer of these than
+/* Heavy lookups, and short ones, stay on this thread. Longer ones are shared out by kv head; where there are fewer of these than
  * threads, head after head is, by range. */
 static void run_heads(struct lookup_work *work, uint32_t heads, struct lookup_worker *worker) {
   struct job_pool *pool = &work->request->server->lookups;
   uint64_t scores = view_count(work->request->view) * heads * work->request->params.lookup.rows;
-  if (!work->request->alone) {
+  if (work->request->heavy) {
     for (uint32_t head = 0; head < heads; head++)
       head_task(work, head, worker);
     return;
@@ -277,6 +279,10 @@ static void run_heads(struct lookup_work *work, uint32_t heads, struct lookup_wo
 void lookup_run_job(struct job *job, void *worker_state) {
   struct request *request = request_of(job);
   struct lookup_worker *worker = worker_state;
+  if (worker->yields && !worker->niced) {
+    worker->niced = true;
+    thread_set_priority(HEAVY_NICE);
+  }
   const struct msg_lookup *lookup = &request->params.lookup;
   uint32_t heads = (uint32_t)conversation_geometry(request->session->conversation)->kv_heads;
   struct msg_lookup_head answers[LIMIT_KV_HEADS_MAX];

@@ -4,29 +4,44 @@
 
 #include "daemon/request.h"
 
-/* A read of this cost or more takes a thread for long (ten milliseconds and more). */
-#define HEAVY_COST (UINT64_C(1) << 22)
-/* A client that has been the only one for so long may have all threads for one lookup. */
+/* A read of this cost or more takes milliseconds, and so much in a window is a part of a processor that others notice. */
+#define HEAVY_COST (UINT64_C(1) << 20)
+#define MUCH_COST (UINT64_C(1) << 22)
+#define WINDOW_MS 250u
+/* A client that has been the only one for so long has all threads to itself. */
 #define ALONE_MS 1000u
-/* Reads with the threads, for each of them: one that it works on, one for when that is done. */
+/* Reads with the threads, for each of them: one that it works on, one for when that is done. Heavy ones need not wait
+ * there. */
 #define READS_PER_THREAD 2u
 
 void reads_init(struct server *server) { TAILQ_INIT(&server->reads.connections); }
 
 void reads_init_queue(struct read_queue *queue) { queue->end = &queue->first; }
 
-/* One thread is kept free of heavy reads, so that a light one never waits for all threads to come to the end of theirs.
- * A heavy one that is alone gets the help of that thread, too (request->alone). */
-static bool may_give(const struct server *server, const struct request *request) {
-  return request->cost < HEAVY_COST || server->options->threads < 2 ||
-         server->reads.heavy_out < server->options->threads - 1;
+static bool is_heavy(struct server *server, struct connection *connection) {
+  struct read_queue *queue = &connection->reads;
+  uint64_t now_ms = uv_now(&server->loop);
+  if (now_ms - server->reads.other_ms > ALONE_MS)
+    return false;
+  if (now_ms - queue->window_ms >= WINDOW_MS) {
+    queue->window_ms = now_ms;
+    queue->window_cost = 0;
+  }
+  return queue->first->cost >= HEAVY_COST || queue->window_cost >= MUCH_COST;
+}
+
+static bool may_give(struct server *server, bool heavy) {
+  uint32_t threads = server->options->threads;
+  return heavy ? server->reads.heavy_out < threads : server->reads.out < READS_PER_THREAD * threads;
 }
 
 /* The connection that was served least, of those whose first read may be given out. */
 static struct connection *least_served(struct server *server) {
   struct connection *best = NULL, *connection;
+  if (!may_give(server, false) && !may_give(server, true))
+    return NULL;
   TAILQ_FOREACH(connection, &server->reads.connections, reads.entry)
-    if (may_give(server, connection->reads.first) && (!best || connection->reads.served < best->reads.served))
+    if ((!best || connection->reads.served < best->reads.served) && may_give(server, is_heavy(server, connection)))
       best = connection;
   return best;
 }
@@ -45,19 +60,22 @@ static struct request *take_first(struct connection *connection) {
 
 static void give(struct server *server, struct connection *connection) {
   struct read_queue *queue = &connection->reads;
+  bool heavy = is_heavy(server, connection);
   struct request *request = take_first(connection);
   server->reads.now = queue->served;
   queue->served += request->cost;
-  request->alone = request->cost < HEAVY_COST || uv_now(&server->loop) - server->reads.other_ms > ALONE_MS;
-  server->reads.out++;
-  server->reads.heavy_out += request->cost >= HEAVY_COST;
+  queue->window_cost += request->cost;
+  request->heavy = heavy;
+  if (heavy)
+    server->reads.heavy_out++;
+  else
+    server->reads.out++;
   request_lookup(request);
 }
 
 static void give_out(struct server *server) {
-  const uint32_t most = READS_PER_THREAD * server->options->threads;
   struct connection *connection;
-  while (server->reads.out < most && (connection = least_served(server)) != NULL)
+  while ((connection = least_served(server)) != NULL)
     give(server, connection);
 }
 
@@ -81,7 +99,7 @@ void reads_put(struct request *request) {
     return;
   }
   if (server->reads.last != connection) {
-    server->reads.last = connection; /* only ever compared */
+    server->reads.last = connection;
     server->reads.other_ms = uv_now(&server->loop);
   }
   request->next = NULL;
@@ -98,7 +116,9 @@ void reads_put(struct request *request) {
 
 void reads_done(struct request *request) {
   struct server *server = request->server;
-  server->reads.out--;
-  server->reads.heavy_out -= request->cost >= HEAVY_COST;
+  if (request->heavy)
+    server->reads.heavy_out--;
+  else
+    server->reads.out--;
   give_out(server);
 }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// Whose lookup is next. The lookup threads are given little more than they work on; what else there is waits at its
-// connection, and the connection that has been served least goes first (start-time fair queueing: Goyal, Vin and Cheng,
-// 1996). So a client that sends many or large lookups waits for its own, not others for it. Loop only.
+// Whose lookup is next, and on which threads. Threads are given little more than they work on; what else there is waits
+// at its connection, and the connection that has been served least goes first (start-time fair queueing: Goyal, Vin and
+// Cheng, 1996). While several clients are active, lookups that take long, and those of a client that has asked for much
+// lately, are for threads of their own, which have what processor time the others leave. So a client that sends many or
+// large lookups waits for its own, not others for it. Loop only.
 #ifndef COLDKV_DAEMON_READS_H
 #define COLDKV_DAEMON_READS_H
 
@@ -18,7 +20,8 @@ struct server;
 /* Part of a connection. */
 struct read_queue {
   struct request *first, **end;
-  uint64_t served; /* cost of what was given to the threads, never behind that of who is being served */
+  uint64_t served;              /* cost of what was given out, never behind that of who is being served */
+  uint64_t window_ms, window_cost; /* given out since then */
   bool queued;
   TAILQ_ENTRY(connection) entry;
 };
@@ -26,8 +29,8 @@ struct read_queue {
 /* Part of the server. */
 struct read_schedule {
   TAILQ_HEAD(read_connections, connection) connections; /* that have reads waiting */
-  uint32_t out, heavy_out;                              /* with the threads */
-  const struct connection *last; /* that a read came from */
+  uint32_t out, heavy_out;       /* with the threads; the heavy ones are with those of their own */
+  const struct connection *last; /* that a read came from; only compared */
   uint64_t other_ms;             /* when one came from another connection than the one before */
   uint64_t now; /* `served` of the connection whose read was given out last */
 };

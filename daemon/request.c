@@ -122,7 +122,7 @@ void request_lookup(struct request *request) {
                                      : request->method == METHOD_READ ? read_run_job
                                                                       : tokens_run_job,
                               .done = done_lookup};
-  server_lookup(request->server, &request->job);
+  server_lookup(request->server, &request->job, request->heavy);
 }
 
 /* What only the committer may do before a read: bring the tail back to memory, and look at the ids ahead. */

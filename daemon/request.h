@@ -19,7 +19,7 @@ struct request {
   uint64_t answer_bytes; /* that the answer will take at most; charged when `admitted` is called */
   void (*admitted)(struct request *request);
   uint64_t cost; /* of a read: scores to be computed, about */
-  bool alone;    /* this read may have the help of all lookup threads */
+  bool heavy;    /* a read for the threads of those that take long */
 
   uint8_t *bytes; /* the message; parameters point into it */
   msgpack_zone zone;

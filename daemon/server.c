@@ -16,6 +16,7 @@
 #include "daemon/request.h"
 #include "daemon/service.h"
 #include "daemon/session.h"
+#include "daemon/thread.h"
 #include "daemon/worker.h"
 #include "store/mapped_fault.h"
 
@@ -31,9 +32,9 @@ void server_commit(struct server *server, struct job *job) {
   job_queue_put(&server->commits, job);
 }
 
-void server_lookup(struct server *server, struct job *job) {
+void server_lookup(struct server *server, struct job *job, bool heavy) {
   server->jobs_out++;
-  job_pool_put(&server->lookups, job);
+  job_pool_put(heavy ? &server->heavy_lookups : &server->lookups, job);
 }
 
 void server_background(struct server *server, struct job *job) {
@@ -109,17 +110,21 @@ static void on_archive_line(void *context, const char *line) {
   log_line("%s", line);
 }
 
-/* Each lookup thread owns its scratch memory. */
+/* Each lookup thread owns its scratch memory. The second half of `workers` is for the threads that yield. */
 static int start_lookups(struct server *server, void **workers, struct error *error) {
+  unsigned threads = server->options->threads;
   int result = 0;
   server->fetch_method = server->options->io_uring ? fetch_best() : FETCH_ADVISE;
-  for (unsigned i = 0; i < server->options->threads && !result; i++) {
+  for (unsigned i = 0; i < 2 * threads && !result; i++) {
     struct lookup_worker *worker = NULL;
     result = lookup_worker_create(&worker, server->fetch_method, error);
     workers[i] = worker;
+    if (worker)
+      worker->yields = i >= threads;
   }
-  return result ? result
-                : job_pool_start(&server->lookups, server->options->threads, workers, &server->returns, error);
+  if (!result)
+    result = job_pool_start(&server->lookups, threads, workers, &server->returns, error);
+  return result ? result : job_pool_start(&server->heavy_lookups, threads, workers + threads, &server->returns, error);
 }
 
 static int start_threads(struct server *server, void **workers, struct error *error) {
@@ -181,7 +186,7 @@ static int serve(struct server *server, struct error *error) {
 }
 
 static int run_archive(struct server *server, struct error *error) {
-  void **workers = calloc(server->options->threads, sizeof *workers);
+  void **workers = calloc(2 * (size_t)server->options->threads, sizeof *workers);
   if (!workers)
     return error_set(error, ERR_MEMORY, "out of memory for %u threads", server->options->threads);
   int result = verifier_init(&server->verifier, server, error);
@@ -195,10 +200,11 @@ static int run_archive(struct server *server, struct error *error) {
     scrubber_stop(&server->scrubber);
     committer_stop(server);
     job_pool_stop(&server->background);
+    job_pool_stop(&server->heavy_lookups);
     job_pool_stop(&server->lookups);
     verifier_finish(&server->verifier);
   }
-  for (unsigned i = 0; i < server->options->threads; i++)
+  for (unsigned i = 0; i < 2 * server->options->threads; i++)
     lookup_worker_destroy(workers[i]);
   free(workers);
   return result;
@@ -248,6 +254,7 @@ int server_run(const struct options *options, struct error *error) {
   mapped_fault_install();
   umask(077); /* whatever it was: directories get 0700, files 0600 */
   raise_limits();
+  thread_set_priority(0);
   struct archive_options archive_options = {.log = on_archive_line};
   result = service_socket(&server->listener.fd, error);
   if (!result)

@@ -5,7 +5,8 @@
 //
 //   loop        sockets, parsing, handles and leases
 //   committer   the one thread that changes the archive: appends with group commit, open, close, delete, lists
-//   lookups     a pool that scans and rescores, over views that stay valid whatever the committer does
+//   lookups     a pool that scans and rescores, over views that stay valid whatever the committer does, and another of
+//               threads that yield to it, for what takes long while several clients are active (reads.h)
 //   background  one thread that seals closed logs and verifies
 //   scrub       one that reads everything again and again, slowly
 //
@@ -51,7 +52,7 @@ struct server {
   struct archive *archive;
   enum fetch_method fetch_method;
   struct job_returns returns;
-  struct job_pool lookups, background;
+  struct job_pool lookups, heavy_lookups, background;
   struct job_queue commits;
   pthread_t committer;
   struct quota quota; /* the committer's */
@@ -79,7 +80,7 @@ int server_run(const struct options *options, struct error *error);
 
 /* Hand a job to a thread; its done() runs on the loop. The server waits for all of them before it stops. */
 void server_commit(struct server *server, struct job *job);
-void server_lookup(struct server *server, struct job *job);
+void server_lookup(struct server *server, struct job *job, bool heavy);
 void server_background(struct server *server, struct job *job);
 /* Every done() of such a job begins with this. */
 void server_job_returned(struct server *server);
