@@ -19,7 +19,7 @@
 
 static int check_socket(int fd, struct error *error) {
   int type = 0, listening = 0;
-  struct sockaddr_storage address;
+  struct sockaddr_storage address = {0};
   socklen_t type_size = sizeof type, listening_size = sizeof listening, address_size = sizeof address;
   if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_size) ||
       getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &listening_size) ||

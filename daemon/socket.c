@@ -92,7 +92,7 @@ static int bind_socket(int fd, const char *path, const struct sockaddr_un *addre
     return error_set_errno(error, errno, "cannot make the socket %s", path);
   /* nobody can connect before listen() */
   if (chmod(path, shared ? 0666 : 0600) || listen(fd, BACKLOG)) {
-    int result = error_set_errno(error, errno, "cannot listen on %s", path);
+    int result = error_set_errno(error, errno, "cannot listen on %s", address->sun_path);
     unlink(path);
     return result;
   }
