@@ -40,7 +40,7 @@ static const char help[] =
     "  --threads N           threads for lookups (default: one per processor)\n"
     "  --tail-memory-mb N    memory for the unsealed ends of conversations; idle ones leave past it (default 1024)\n"
     "  --scan-memory-mb N    memory for the signatures of open conversations (default 4096)\n"
-    "  --scrub-mb-s N        reads the whole archive again and again, at that rate, to find damage (default 4; 0: never)\n"
+    "  --scrub-mb-s N        read the whole archive again and again, at that rate, to find damage (default 4; 0: off)\n"
     "  --scrub-pause-s N     time between two times (default 600)\n"
     "  --io-uring on|off     read cold pages through io_uring where it is allowed (default on)\n"
     "\n"

@@ -228,7 +228,7 @@ struct msg_tokens_ok {
   X(bad_records)            /* winners that failed their CRC and were replaced */                                      \
   X(bad_pages)              /* scan pages that failed their CRC */                                                     \
   X(torn_frames)            /* dropped at recovery */                                                                  \
-  X(quarantined)            /* damaged pieces found */                                                                      \
+  X(quarantined)            /* damaged pieces found */                                                                 \
   X(damaged)                /* now: of these, not seen to be whole again */                                            \
   X(scrub_cycles)           /* times that the scrub has read everything */                                             \
   X(scrub_bytes)            /* that it has read */                                                                     \
@@ -287,8 +287,8 @@ extern const struct message message_geometry, message_model, message_empty, mess
     message_model_get, message_list, message_model_list_ok, message_open, message_open_ok, message_extent,
     message_conversation, message_conversation_list_ok, message_name, message_handle, message_delete, message_append,
     message_append_ok, message_lookup, message_lookup_head, message_lookup_ok, message_read, message_read_ok,
-    message_tokens, message_tokens_ok, message_stats, message_damage, message_status, message_problem, message_verify_ok,
-    message_meta;
+    message_tokens, message_tokens_ok, message_stats, message_damage, message_status, message_problem,
+    message_verify_ok, message_meta;
 
 enum method_id {
   METHOD_HELLO,

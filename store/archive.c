@@ -149,33 +149,36 @@ static int make_directories(struct archive *archive, struct error *error) {
   return result ? result : archive_sync_directory(archive, archive->dir, error);
 }
 
-static int refuse_locked(struct archive *archive, int fd, struct error *error) {
+static int refuse_locked(const struct io *io, const char *dir, int fd, struct error *error) {
   char pid[24] = "";
-  ssize_t got = archive->io->pread(fd, pid, sizeof pid - 1, 0);
+  ssize_t got = io->pread(fd, pid, sizeof pid - 1, 0);
   pid[got > 0 ? got : 0] = 0;
   pid[strcspn(pid, "\n")] = 0;
   return error_set(error, ERR_BUSY, "archive %s is in use by process %s; stop it first, or name another directory",
-                   archive->dir, pid[0] ? pid : "(unknown)");
+                   dir, pid[0] ? pid : "(unknown)");
 }
 
-static int take_lock(struct archive *archive, struct error *error) {
+int archive_take_lock(const struct io *io, const char *dir, int *lock, struct error *error) {
   char path[PATH_BYTES], pid[24];
-  path_join(path, archive->dir, "LOCK");
-  int fd = io_open(archive->io, path, O_RDWR | O_CREAT, error);
+  path_join(path, dir, "LOCK");
+  int fd = io_open(io, path, O_RDWR | O_CREAT, error);
+  *lock = -1;
   if (fd < 0)
     return fd;
-  archive->lock_fd = fd;
-  if (flock(fd, LOCK_EX | LOCK_NB)) {
-    int result = errno == EWOULDBLOCK ? refuse_locked(archive, fd, error)
-                                      : error_set_errno(error, errno, "cannot lock %s", path);
-    archive->io->close(fd);
-    archive->lock_fd = -1;
-    return result;
-  }
+  int result = 0;
   struct iovec part = {.iov_base = pid, .iov_len = (size_t)snprintf(pid, sizeof pid, "%ld\n", (long)getpid())};
-  if (io_ftruncate(archive->io, fd, 0))
-    return error_set_errno(error, errno, "cannot write %s", path);
-  return io_write_all(archive->io, fd, &part, 1, 0, path, error);
+  if (flock(fd, LOCK_EX | LOCK_NB))
+    result = errno == EWOULDBLOCK ? refuse_locked(io, dir, fd, error)
+                                  : error_set_errno(error, errno, "cannot lock %s", path);
+  else if (io_ftruncate(io, fd, 0))
+    result = error_set_errno(error, errno, "cannot write %s", path);
+  else
+    result = io_write_all(io, fd, &part, 1, 0, path, error);
+  if (result)
+    io_close(io, fd);
+  else
+    *lock = fd;
+  return result;
 }
 
 static int archive_allocate(struct archive **out, const char *dir, const struct archive_options *options,
@@ -211,7 +214,7 @@ int archive_open(struct archive **out, const char *dir, const struct archive_opt
     return result;
   result = make_directories(archive, error);
   if (!result)
-    result = take_lock(archive, error);
+    result = archive_take_lock(archive->io, archive->dir, &archive->lock_fd, error);
   if (!result)
     result = recovery_run(archive, error);
   if (result) {

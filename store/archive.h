@@ -175,10 +175,11 @@ void view_release(struct view *view);                                           
 uint64_t view_count(const struct view *view);                                                 /* [any] */
 uint32_t view_parts(const struct view *view); /* [any]: segments, closed logs, the open tail, in token order */
 
-/* Columns of one part for (layer, head): tokens first .. first + count - 1, which are set on failure as well. Pages of the scan region (signature and
- * k_scale) of a segment are checked the first time a layer is asked for; -ERR_CORRUPT then names the page, the
- * segment is counted in bad_pages, and the caller leaves this part out. -ERR_IO, likewise, when the disk cannot give a
- * page. Columns are read inside of a guard (mapped_fault.h), and view_check_part is asked afterwards. [any] */
+/* Columns of one part for (layer, head): tokens first .. first + count - 1, which are set on failure as well. Pages of
+ * the scan region (signature and k_scale) of a segment are checked the first time a layer is asked for; -ERR_CORRUPT
+ * then names the page, the segment is counted in bad_pages, and the caller leaves this part out. -ERR_IO, likewise,
+ * when the disk cannot give a page. Columns are read inside of a guard (mapped_fault.h), and view_check_part is asked
+ * afterwards. [any] */
 int view_columns(struct view *view, uint32_t part, uint32_t layer, uint32_t head, struct record_columns *columns,
                  struct error *error);
 

@@ -46,7 +46,8 @@ struct damage_list {
 void damage_list_init(struct damage_list *list);
 void damage_list_finish(struct damage_list *list);
 
-/* Adds a piece, or notes that it was seen again: the same path, page and first token. True when it is new. Any thread. */
+/* Adds a piece, or notes that it was seen again: the same path, page and first token. True when it is new. Any
+ * thread. */
 bool damage_list_add(struct damage_list *list, const struct damage *damage);
 
 /* Drops what an open of that conversation had found. */

@@ -85,6 +85,9 @@ struct conversation {
 
 void archive_log(struct archive *archive, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Takes the lock of the archive at `dir`; closing *lock lets go of it. ERR_BUSY names the process that has it. */
+int archive_take_lock(const struct io *io, const char *dir, int *lock, struct error *error);
+
 /* Puts a damaged piece on the list, and in the log when it is new. `path` lies in the archive; `place` may be NULL.
  * Any thread. */
 void archive_damaged(struct archive *archive, const char *path, const struct damage_place *place, bool by_open,

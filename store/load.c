@@ -233,11 +233,13 @@ static int check_durable(struct replay *r, struct error *error) {
   uint32_t last = r->list.count - 1;
   bool has_last = r->list.count && r->tails[last];
   if (m->durable > r->expected)
-    error_set(&reason, ERR_CORRUPT, "its files end at token %llu although %llu were durable; restore its logs from a "
-              "backup", (unsigned long long)r->expected, (unsigned long long)m->durable);
+    error_set(&reason, ERR_CORRUPT,
+              "its files end at token %llu although %llu were durable; restore its logs from a backup",
+              (unsigned long long)r->expected, (unsigned long long)m->durable);
   else if (has_last && m->log_first == r->list.first[last] && m->log_bytes > r->last_size)
-    error_set(&reason, ERR_CORRUPT, "its last log is good up to byte %llu although %llu were durable; restore it from a "
-              "backup", (unsigned long long)r->last_size, (unsigned long long)m->log_bytes);
+    error_set(&reason, ERR_CORRUPT,
+              "its last log is good up to byte %llu although %llu were durable; restore it from a backup",
+              (unsigned long long)r->last_size, (unsigned long long)m->log_bytes);
   else
     return 0;
   if (has_last)

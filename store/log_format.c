@@ -127,3 +127,5 @@ int log_frame_unpack(const uint8_t bytes[LOG_FRAME_HEADER_BYTES], const uint64_t
   };
   return frame_sound(f) ? 0 : -ERR_CORRUPT;
 }
+
+uint64_t log_frame_salt(const uint8_t bytes[LOG_FRAME_HEADER_BYTES]) { return load_u64(bytes + FRAME_SALT); }

@@ -25,4 +25,7 @@ void log_frame_pack(const struct log_frame *frame, uint64_t salt, uint8_t bytes[
 int log_frame_unpack(const uint8_t bytes[LOG_FRAME_HEADER_BYTES], const uint64_t *salt, uint64_t offset,
                      struct log_frame *frame);
 
+/* The salt that a good frame header tells. */
+uint64_t log_frame_salt(const uint8_t bytes[LOG_FRAME_HEADER_BYTES]);
+
 #endif

@@ -58,12 +58,18 @@ static int check_envelope(const uint8_t *data, size_t size, const char magic[8],
 
 int map_file_read(const struct io *io, const char *path, const char magic[8], uint64_t bytes_max,
                   const struct message *type, void *value, struct map_file *file, struct error *error) {
+  uint8_t *data;
+  size_t size;
   *file = (struct map_file){0};
-  int result = io_read_file(io, path, (size_t)bytes_max, &file->data, &file->size, error);
-  if (result)
-    return result;
+  int result = io_read_file(io, path, (size_t)bytes_max, &data, &size, error);
+  return result ? result : map_file_parse(data, size, path, magic, type, value, file, error);
+}
+
+int map_file_parse(uint8_t *data, size_t size, const char *path, const char magic[8], const struct message *type,
+                   void *value, struct map_file *file, struct error *error) {
   struct span body = {0};
-  result = check_envelope(file->data, file->size, magic, path, &body, error);
+  *file = (struct map_file){.data = data, .size = size};
+  int result = check_envelope(file->data, file->size, magic, path, &body, error);
   if (!result) {
     file->zone = msgpack_zone_new(MSGPACK_ZONE_CHUNK_SIZE);
     result = file->zone ? map_unpack(body.data, body.size, type, value, file->zone, path, error)

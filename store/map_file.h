@@ -26,6 +26,10 @@ struct map_file {
  * map_file_finish. ERR_CORRUPT, ERR_VERSION, ERR_IO, ERR_MEMORY. */
 int map_file_read(const struct io *io, const char *path, const char magic[8], uint64_t bytes_max,
                   const struct message *type, void *value, struct map_file *file, struct error *error);
+
+/* The same for bytes that are in memory, malloc'd; they become the file's, or are freed. */
+int map_file_parse(uint8_t *data, size_t size, const char *path, const char magic[8], const struct message *type,
+                   void *value, struct map_file *file, struct error *error);
 void map_file_finish(struct map_file *file);
 
 /* The same for the bytes of a map without the envelope, as the catalog keeps them; `data` is not copied. */

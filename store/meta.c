@@ -24,8 +24,16 @@ static int unpack_extents(struct meta *meta, const char *path, struct error *err
 }
 
 int meta_read(const struct io *io, const char *path, struct meta *meta, struct error *error) {
+  uint8_t *data;
+  size_t size;
   *meta = (struct meta){0};
-  int result = map_file_read(io, path, META_MAGIC, META_BYTES_MAX, &message_meta, &meta->message, &meta->file, error);
+  int result = io_read_file(io, path, META_BYTES_MAX, &data, &size, error);
+  return result ? result : meta_parse(data, size, path, meta, error);
+}
+
+int meta_parse(uint8_t *data, size_t size, const char *path, struct meta *meta, struct error *error) {
+  *meta = (struct meta){0};
+  int result = map_file_parse(data, size, path, META_MAGIC, &message_meta, &meta->message, &meta->file, error);
   if (result)
     return result;
   struct error reason = {0};

@@ -20,6 +20,9 @@ struct meta {
 
 /* Reads and checks a meta file; works on a path alone. ERR_CORRUPT, ERR_VERSION, ERR_IO. */
 int meta_read(const struct io *io, const char *path, struct meta *meta, struct error *error);
+
+/* The same for bytes that meta_pack gave; they become the meta's, or are freed. */
+int meta_parse(uint8_t *data, size_t size, const char *path, struct meta *meta, struct error *error);
 void meta_finish(struct meta *meta);
 
 /* Packs `message`, whose extents are items; what io_replace_file then writes. */

@@ -19,7 +19,8 @@ static void differs(struct catalog_child *child, const char *what, const uint8_t
   catalog_child_tell(child, line);
 }
 
-/* What follows the last good frame had been synced: then it is damaged, not torn. The line begins with the file's path. */
+/* What follows the last good frame had been synced: then it is damaged, not torn. The line begins with the file's
+ * path. */
 static void tell_lost_end(struct catalog_child *child, const struct found_conversation *c, uint64_t durable_bytes) {
   char line[512], path[PATH_BYTES];
   path_log(path, "", c->id, c->log_first);
@@ -36,7 +37,8 @@ static void tell_lost_tokens(struct catalog_child *child, const struct found_con
   else
     path_conversation(path, "", c->id);
   snprintf(line, sizeof line,
-           "%.300s: the files end at token %llu although %llu were durable when the archive was closed; see coldkv repair",
+           "%.300s: the files end at token %llu although %llu were durable when the archive was closed; see coldkv "
+           "repair",
            path + 1, (unsigned long long)c->tokens, (unsigned long long)durable);
   catalog_child_tell(child, line);
 }

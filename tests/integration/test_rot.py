@@ -73,7 +73,8 @@ class TestRot(unittest.TestCase):
 
     def lookup(self, client, handle, layer, **more):
         queries = struct.pack(f"<{HEADS * 128}f", *[((i * 37) % 41) - 20 for i in range(HEADS * 128)])
-        return client.call("conversation.lookup", conversation=handle, layer=layer, rows=1, queries=queries, k=8, **more)
+        return client.call("conversation.lookup", conversation=handle, layer=layer, rows=1, queries=queries, k=8,
+                           **more)
 
     def test_scrub_finds_a_bit_in_a_cold_segment(self):
         self.daemon.start()
@@ -152,6 +153,44 @@ class TestRot(unittest.TestCase):
             if other.get("model"):
                 handle = self.open(client, name=other["name"], write=True)["conversation"]
                 self.assertEqual(self.lookup(client, handle, 0).get("missed", 0), 0)
+
+    def test_repair(self):
+        self.coldkv("repair", self.daemon.data)
+        self.flip(self.log, 64 + 1000)  # the first frame, of 64 tokens
+        self.flip(self.segment, (SCAN + 18 * HEADS + 3) * PAGE)
+        self.daemon.start()
+        busy = self.coldkv("repair", self.daemon.data, status=1)
+        self.assertEqual(busy["error"]["code"], "busy")
+        self.daemon.stop()
+        dry = self.coldkv("repair", self.daemon.data, "--dry-run", status=1)
+        self.coldkv("verify", self.daemon.data, status=1)
+        told = self.coldkv("repair", self.daemon.data)
+        self.assertEqual(told["lines"], dry["lines"])
+        lost = [(w["conversation"], w["first"], w["count"], w["layer"], w["head"])
+                for w in told["lines"] if w["result"] == "lost"]
+        self.assertEqual(lost, [("diary", 3 * PAGE // 16, 1, 1, 0), ("diary", SEALED, 64, None, None)])
+        self.assertEqual((told["records_lost"], told["ids_lost"]), (1 + 64 * BLOCKS, 64))
+        after = self.coldkv("verify", self.daemon.data)
+        self.assertEqual(after["missing"], 1 + 64 * BLOCKS + 64)
+        self.assertEqual(len(os.listdir(os.path.join(self.daemon.data, "quarantine"))), 3)
+        self.daemon.start()
+        client = Client(self.daemon.socket)
+        self.addCleanup(client.close)
+        opened = self.open(client, write=True)
+        self.assertEqual(opened["count"], TOKENS)
+        handle = opened["conversation"]
+        self.assertEqual(self.lookup(client, handle, 1).get("missed", 0), 0)
+        with self.assertRaises(RpcError) as caught:
+            client.call("conversation.read", conversation=handle, layer=1, head=0, first=SEALED + 3, count=1)
+        self.assertEqual(caught.exception.code, "corrupt")
+        self.assertIn("given up by a repair", str(caught.exception))
+        client.call("conversation.read", conversation=handle, layer=1, head=0, first=SEALED + 64, count=100)
+        with self.assertRaises(RpcError):
+            client.call("conversation.tokens", conversation=handle, first=SEALED - 1, count=2)
+        self.assertEqual(self.status()["damage"], [])
+        self.daemon.stop()
+        purged = self.coldkv("repair", self.daemon.data, "--purge")
+        self.assertEqual((purged["files_mended"], purged["files_purged"]), (0, 3))
 
 
 if __name__ == "__main__":

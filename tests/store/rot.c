@@ -52,7 +52,9 @@ static enum rot_kind kind_of(const char *path) {
     return ROT_CATALOG;
   if (strcmp(name, "meta") == 0)
     return ROT_META;
-  return strncmp(name, "log-", 4) != 0 ? ROT_OTHER : strcmp(name, "log-00000000000000004096") == 0 ? ROT_CLOSED : ROT_OPEN;
+  if (strncmp(name, "log-", 4) != 0)
+    return ROT_OTHER;
+  return strcmp(name, "log-00000000000000004096") == 0 ? ROT_CLOSED : ROT_OPEN;
 }
 
 static void keep_file(const char *path, struct rot_file *files, unsigned *count) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// An archive for the tests of rot: small, with every kind of file in it, kept in memory as well, so that whatever a test
-// does to it (and whatever opening it does) can be undone, and everything it answers can be compared with the truth.
+// An archive for the tests of rot: small, with every kind of file in it, kept in memory as well, so that whatever a
+// test does to it (and whatever opening it does) can be undone, and everything it answers be compared with the truth.
 #ifndef COLDKV_TESTS_STORE_ROT_H
 #define COLDKV_TESTS_STORE_ROT_H
 

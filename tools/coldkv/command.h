@@ -23,6 +23,7 @@ struct options {
   uint32_t layer, head;
   uint64_t token;
   uint64_t ids_first, ids_count; /* count UINT64_MAX: to the end */
+  bool dry_run, purge; /* repair */
   const char *arguments[2];      /* NAME, PATH and the like */
   int argument_count;
 };
@@ -33,6 +34,7 @@ int command_info(const struct options *options);
 int command_inspect(const struct options *options);
 int command_verify(const struct options *options);
 int command_delete(const struct options *options);
+int command_repair(const struct options *options);
 int command_stats(const struct options *options);
 int command_status(const struct options *options);
 

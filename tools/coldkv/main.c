@@ -24,6 +24,8 @@ static const char help[] =
     "  info NAME              one conversation and the files it consists of\n"
     "  inspect NAME|PATH      a conversation or any one file of an archive, read without a daemon\n"
     "  verify [DIR|FILE]      checks every CRC; exit status 1 when something is wrong\n"
+    "  repair [DIR]           makes a damaged archive whole while no daemon runs: gives up what is proven bad, says\n"
+    "                         what that was, and keeps its bytes in DIR/quarantine\n"
     "  delete NAME NAME       deletes a conversation for good; the name twice\n"
     "  status                 what the running daemon found damaged, and how far its scrub is; exit status 1 when\n"
     "                         something is\n"
@@ -35,6 +37,10 @@ static const char help[] =
     "                         /tmp/coldkv-UID/coldkv.sock)\n"
     "  --json                 print JSON, with exact numbers\n"
     "  --help, --version\n"
+    "\n"
+    "repair:\n"
+    "  --dry-run              say what would be done, and do nothing\n"
+    "  --purge                then remove for good what repairs have put in quarantine\n"
     "\n"
     "inspect:\n"
     "  --layer L              show the blocks of that layer of a segment\n"
@@ -54,6 +60,7 @@ static const struct {
     {"info", command_info, 1, 1, " NAME"},
     {"inspect", command_inspect, 1, 1, " NAME|PATH"},
     {"verify", command_verify, 0, 1, " [DIR|FILE]"},
+    {"repair", command_repair, 0, 1, " [DIR]"},
     {"delete", command_delete, 2, 2, " NAME NAME"},
     {"stats", command_stats, 0, 0, ""},
     {"status", command_status, 0, 0, ""},
@@ -106,13 +113,14 @@ static bool read_place(const char *text, uint64_t max, uint64_t *value, bool *gi
 }
 
 enum { OPTION_DATA = 256, OPTION_SOCKET, OPTION_JSON, OPTION_LAYER, OPTION_HEAD, OPTION_TOKEN, OPTION_IDS, OPTION_TEXT,
-       OPTION_HELP, OPTION_VERSION };
+       OPTION_DRY_RUN, OPTION_PURGE, OPTION_HELP, OPTION_VERSION };
 
 static const struct option names[] = {
     {"data", required_argument, NULL, OPTION_DATA},   {"socket", required_argument, NULL, OPTION_SOCKET},
     {"json", no_argument, NULL, OPTION_JSON},         {"layer", required_argument, NULL, OPTION_LAYER},
     {"head", required_argument, NULL, OPTION_HEAD},   {"token", required_argument, NULL, OPTION_TOKEN},
     {"ids", required_argument, NULL, OPTION_IDS},     {"text", no_argument, NULL, OPTION_TEXT},
+    {"dry-run", no_argument, NULL, OPTION_DRY_RUN},   {"purge", no_argument, NULL, OPTION_PURGE},
     {"help", no_argument, NULL, OPTION_HELP},         {"version", no_argument, NULL, OPTION_VERSION},
     {NULL, 0, NULL, 0}};
 
@@ -138,15 +146,23 @@ static bool read_option(struct options *options, int letter, const char *value) 
     return read_ids(value, options);
   case OPTION_JSON:
     return options->json = true;
+  case OPTION_DRY_RUN:
+    return options->dry_run = true;
+  case OPTION_PURGE:
+    return options->purge = true;
   default: /* OPTION_TEXT */
     return options->text = true;
   }
 }
 
 /* The options of inspect that make no sense together or with another command. */
-static int check_options(const struct options *options, bool inspect) {
+static int check_options(const struct options *options, bool inspect, bool repair) {
   bool record = options->head_given || options->token_given;
   bool ids = options->ids_given || options->text;
+  if (!repair && (options->dry_run || options->purge))
+    return usage("--dry-run and --purge belong to repair");
+  if (options->dry_run && options->purge)
+    return usage("--dry-run and --purge do not go together");
   if (!inspect && (record || ids || options->layer_given))
     return usage("--layer, --head, --token, --ids and --text belong to inspect");
   if (record && !(options->layer_given && options->head_given && options->token_given))
@@ -188,7 +204,7 @@ int main(int argc, char **argv) {
       return usage("usage: coldkv %s%s", command, commands[i].arguments);
     for (int a = 0; a < options.argument_count; a++)
       options.arguments[a] = argv[optind + a];
-    int status = check_options(&options, commands[i].run == command_inspect);
+    int status = check_options(&options, commands[i].run == command_inspect, commands[i].run == command_repair);
     return status ? status : commands[i].run(&options);
   }
   return usage("'%.100s' is no command", command);
