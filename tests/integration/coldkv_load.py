@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The coldkv authors
-"""Clients that work on a daemon in processes of their own, and a log outside of the daemon of what they asked for and what
-was acknowledged to them; and the comparison of an archive with that log."""
+"""Clients that work on a daemon in processes of their own, and a log outside of the daemon of what they asked for and
+what was acknowledged to them; and the comparison of an archive with that log."""
 import contextlib
 import multiprocessing
 import os

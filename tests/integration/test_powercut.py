@@ -1,18 +1,19 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The coldkv authors
-"""Power cuts on real file systems. The archive lies on a file system (ext4, XFS) in an image file; while clients append,
-that file is cloned at an instant, and the clone is mounted, started on, and compared with what had been acknowledged
-until then. Usage: test_powercut.py COLDKVD
+"""Power cuts on real file systems. The archive lies on a file system (ext4, XFS) in an image file; while clients
+append, that file is cloned at an instant, and the clone is mounted, started on, and compared with what had been
+acknowledged until then. Usage: test_powercut.py COLDKVD
 
-The image lies on an XFS of its own, where a clone of a file (FICLONE) shuts out writes to it while it is made: it holds
-exactly what the loop device had written at one moment, as a disk without a volatile cache does when its power goes. What
-the file system above still had in memory is lost. A copy, which takes time, would show states that no disk ever had.
+The image lies on an XFS of its own, where a clone of a file (FICLONE) shuts out writes to it while it is made: it
+holds exactly what the loop device had written at one moment, as a disk without a volatile cache does when its power
+goes. What the file system above still had in memory is lost. A copy, which takes time, would show states that no disk
+ever had.
 
 The control is the same with durability none and clients that take stored for durable: there tokens have to be lost.
 
-Needs root, loop devices, mkfs.ext4 and mkfs.xfs; skips (exit status 77) without. COLDKV_TORTURE_SECONDS=N: about so long
-in all."""
+Needs root, loop devices, mkfs.ext4 and mkfs.xfs; skips (exit status 77) without. COLDKV_TORTURE_SECONDS=N: about so
+long in all, half of it on XFS."""
 import contextlib
 import fcntl
 import os

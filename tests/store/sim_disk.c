@@ -221,6 +221,21 @@ void sim_disk_load(struct sim_disk *disk, const char *root) {
   load(disk, root);
 }
 
+void sim_disk_copy(struct sim_disk *disk, const struct sim_disk *from) {
+  *disk = (struct sim_disk){0};
+  for (uint32_t i = 0; i < from->count; i++) {
+    const struct sim_node *old = from->nodes[i];
+    struct sim_node *node = node_add(disk, old->inode, old->directory);
+    node->base = reserve(NULL, old->base_size, &node->base_room, 1);
+    node->base_size = old->base_size;
+    if (old->base_size)
+      memcpy(node->base, old->base, old->base_size);
+  }
+  for (uint32_t i = 0; i < from->count; i++)
+    for (uint32_t k = 0; k < from->nodes[i]->entry_count; k++)
+      entry_set(disk->nodes[i], from->nodes[i]->entries[k].name, find(disk, from->nodes[i]->entries[k].node->inode));
+}
+
 void sim_disk_finish(struct sim_disk *disk) {
   for (uint32_t i = 0; i < disk->count; i++) {
     struct sim_node *node = disk->nodes[i];

@@ -61,6 +61,8 @@ struct sim_disk {
 
 /* Takes over the directory `root` as it is, all of it certain. */
 void sim_disk_load(struct sim_disk *disk, const char *root);
+/* A copy of a disk on which nothing is pending. */
+void sim_disk_copy(struct sim_disk *disk, const struct sim_disk *from);
 void sim_disk_finish(struct sim_disk *disk);
 
 /* Carries out the next operation; it has to live as long as the disk. */

@@ -217,21 +217,22 @@ static int append_some(struct sim_run *run, unsigned which, uint64_t *random) {
 static int random_step(struct sim_run *run, uint64_t *random) {
   uint64_t dice = sim_random_next(random) % 100;
   unsigned which = (unsigned)(sim_random_next(random) % (SIM_CONVERSATIONS + 2)) % SIM_CONVERSATIONS; /* first: often */
-  if (run->held[which] && conversation_wants_seal(run->held[which]) && sim_random_next(random) % 2)
-    return sim_run_seal(run, which);
-  if (dice < 50)
+  for (unsigned i = 0; i < SIM_CONVERSATIONS; i++)
+    if (run->held[i] && conversation_wants_seal(run->held[i]) && sim_random_next(random) % 3)
+      return sim_run_seal(run, i);
+  if (dice < 46)
     return append_some(run, which, random);
-  if (dice < 68)
+  if (dice < 60)
     return run->held[which] ? sim_run_sync(run, which) : append_some(run, which, random);
-  if (dice < 74)
+  if (dice < 66)
     return run->held[which] ? sim_run_unload(run, which) : 0;
-  if (dice < 81) {
+  if (dice < 72) {
     sim_run_release(run, which);
     return 0;
   }
-  if (dice < 88)
+  if (dice < 84)
     return sim_run_delete(run, which);
-  if (dice < 94)
+  if (dice < 92)
     return sim_run_freeze(run, (unsigned)(sim_random_next(random) % SIM_MODELS));
   sim_run_close(run);
   return sim_run_open(run);

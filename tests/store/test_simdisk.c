@@ -9,6 +9,7 @@
 // COLDKV_TORTURE_SECONDS=N goes on for so long. COLDKV_TORTURE_SEED=N runs that seed alone, or begins with it.
 #include "tests/store/fixture.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,8 @@ enum {
   IMAGES_PER_SECOND_POINT = 3, /* after a second cut */
   SECOND_CUT_EVERY = 24,       /* images, of which one's start is cut, too */
   SECOND_POINTS = 10,          /* places of a start where it is cut */
+  WALKS = 8,
+  KINDS = 4, /* of beginnings: see prepare() */
   LYING_SEEDS = 40,
   SEEN_MAX = 1 << 16,
   KEPT_MAX = 3,                /* failing images that are kept to be looked at */
@@ -47,7 +50,9 @@ static double now_s(void) {
   return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-static bool time_is_over(void) { return total.end > 0 && now_s() >= total.end; }
+static bool time_is_over(void) {
+  return (total.end > 0 && now_s() >= total.end) || (total.quiet && total.lost);
+}
 
 /* Hashes of the images that were looked at, each with what was expected of it. */
 struct seen {
@@ -148,22 +153,30 @@ static void explore_point(struct explorer *e) {
   total.points += fresh;
 }
 
-static void explore(struct explorer *e) {
-  e->seen = calloc(1, sizeof *e->seen);
-  assert_non_null(e->seen);
-  uint32_t every = e->depth ? 1 + e->trace->count / SECOND_POINTS : 1;
-  uint32_t phase = (uint32_t)(sim_random_next(&e->random) % every);
+/* Goes through the trace and cuts at every `every`-th place from `phase` on. */
+static void walk(struct explorer *e, const struct sim_disk *disk, uint32_t every, uint32_t phase) {
+  sim_disk_copy(&e->disk, disk);
   for (e->point = 0; e->point <= e->trace->count && !time_is_over(); e->point++) {
     if (e->point % every == phase)
       explore_point(e);
     if (e->point < e->trace->count)
       sim_disk_apply(&e->disk, &e->trace->ops[e->point]);
   }
+  sim_disk_finish(&e->disk);
 }
 
-static void explorer_finish(struct explorer *e) {
-  sim_disk_finish(&e->disk);
-  sim_history_finish(e->history);
+/* Cuts everywhere, or at some places of a start. In several walks, so that the whole trace has its share when the time
+ * is short. `disk` is what the trace began with. */
+static void explore(struct explorer *e, const struct sim_disk *disk) {
+  static const uint32_t phases[WALKS] = {0, 4, 2, 6, 1, 5, 3, 7};
+  e->seen = calloc(1, sizeof *e->seen);
+  assert_non_null(e->seen);
+  if (e->depth) {
+    uint32_t every = 1 + e->trace->count / SECOND_POINTS;
+    walk(e, disk, every, (uint32_t)(sim_random_next(&e->random) % every));
+  }
+  for (uint32_t i = 0; i < WALKS && !e->depth; i++)
+    walk(e, disk, WALKS, phases[i]);
   free(e->seen);
 }
 
@@ -173,23 +186,25 @@ static void explore_start(struct explorer *outer, const struct sim_expect *expec
   struct sim_verdict verdict;
   struct explorer e = {.trace = traces[1], .history = &history, .seed = outer->seed, .depth = 1};
   struct sim_run run = {.expect = *expect, .history = &history, .salts = 1000};
+  struct sim_disk disk;
   e.random = sim_random_next(&outer->random);
   snprintf(run.dir, sizeof run.dir, "%s/archive", root);
-  sim_disk_load(&e.disk, root);
+  sim_disk_load(&disk, root);
   sim_history_begin(&history, traces[1], expect);
   sim_trace_start(traces[1], root);
   sim_check(&run, false, &verdict);
   sim_trace_stop(traces[1]);
-  if (!verdict.lost && !verdict.wrong)
-    explore(&e);
-  explorer_finish(&e);
+  if (verdict.lost + verdict.wrong == 0) /* otherwise it has been reported */
+    explore(&e, &disk);
+  sim_disk_finish(&disk);
+  sim_history_finish(&history);
 }
 
 /* --- one seed ----------------------------------------------------------------------------------------------------- */
 
 /* Prepares what the traced run begins with: nothing, a little, a log that is almost full, or a segment. */
 static int prepare(struct sim_run *run, uint64_t seed) {
-  unsigned kind = seed % 4;
+  unsigned kind = seed % KINDS;
   if (kind == 0)
     return 0;
   int result = sim_run_open(run);
@@ -202,7 +217,7 @@ static int prepare(struct sim_run *run, uint64_t seed) {
   if (!result)
     result = sim_run_hold(run, 0, true);
   if (!result)
-    result = sim_run_fill(run, 0, kind == 1 ? 5 : kind == 2 ? 4088 + seed / 4 % 9 : 4100);
+    result = sim_run_fill(run, 0, kind == 1 ? 5 : kind == 2 ? 4092 + seed / 4 % 5 : 4100);
   if (!result)
     result = sim_run_seal(run, 0);
   if (!result)
@@ -217,6 +232,7 @@ static void run_seed(uint64_t seed, bool lies) {
   struct sim_history history = {0};
   struct explorer e = {.trace = traces[0], .history = &history, .seed = seed, .random = seed};
   struct sim_run run = {.lies = lies};
+  struct sim_disk disk;
   char root[1000];
   snprintf(root, sizeof root, "%s/run", base);
   snprintf(run.dir, sizeof run.dir, "%s/archive", root);
@@ -224,7 +240,7 @@ static void run_seed(uint64_t seed, bool lies) {
   assert_int_equal(mkdir(root, 0700), 0);
   sim_random_seed(seed);
   assert_ok(prepare(&run, seed), &run.error);
-  sim_disk_load(&e.disk, root);
+  sim_disk_load(&disk, root);
   sim_history_begin(&history, traces[0], &run.expect);
   run.history = &history;
   sim_trace_start(traces[0], root);
@@ -236,8 +252,9 @@ static void run_seed(uint64_t seed, bool lies) {
   assert_ok(result, &run.error);
   sim_run_close(&run);
   test_tree_remove(root);
-  explore(&e);
-  explorer_finish(&e);
+  explore(&e, &disk);
+  sim_disk_finish(&disk);
+  sim_history_finish(&history);
   total.seeds++;
 }
 
@@ -251,9 +268,12 @@ static void nothing_acknowledged_is_lost(void **state) {
   unsigned long seed = number_from("COLDKV_TORTURE_SEED", 0), seconds = number_from("COLDKV_TORTURE_SECONDS", SECONDS);
   bool one = seed && !getenv("COLDKV_TORTURE_SECONDS");
   memset(&total, 0, sizeof total);
-  total.end = one ? 0 : now_s() + (double)seconds;
-  for (unsigned long i = seed ? seed : 1; total.seeds == 0 || (!one && !time_is_over()); i++)
+  double end = now_s() + (double)seconds;
+  bool brief = !one && seconds <= SECONDS; /* then each kind of beginning gets a quarter */
+  for (unsigned long i = seed ? seed : 1; total.seeds == 0 || (!one && now_s() < end); i++) {
+    total.end = one ? 0 : brief && total.seeds < KINDS ? now_s() + (double)seconds / KINDS : end;
     run_seed(i, false);
+  }
   print_message("torture: crash points=%lu images=%lu seeds=%lu lost=%lu wrong=%lu\n", total.points, total.images,
                 total.seeds, total.lost, total.wrong);
   assert_int_equal(total.lost, 0);
@@ -282,6 +302,7 @@ int main(void) {
   if (access("/dev/shm", W_OK) == 0)
     setenv("TMPDIR", "/dev/shm", 0);
   setvbuf(stdout, NULL, _IOLBF, 0);
+  mallopt(M_MMAP_THRESHOLD, 256 << 10); /* LMDB callocs megabytes that it hardly touches, again for each start */
   base = test_directory_make();
   traces[0] = sim_trace_create();
   traces[1] = sim_trace_create();
