@@ -85,12 +85,13 @@ static void spoil_line(struct torture *t) {
 }
 
 static void make_trouble(struct torture *t) {
-  uint64_t kind = t->troubles++ < 5 ? t->troubles - 1 : random_below(&t->chaos, 5); /* each at least once */
+  uint64_t kind = t->troubles++ < 5 ? t->troubles % 5 : random_below(&t->chaos, 5); /* each at least once */
   switch (kind) {
   case 0: /* stopped: it takes connections, and says nothing */
     kill(t->daemon, SIGSTOP);
     t->stops++;
-    sleep_below(t, 1500);
+    usleep((TIMEOUT_MS + SLACK_MS + 200) * 1000); /* a client that waits too long is seen to */
+    sleep_below(t, 700);
     kill(t->daemon, SIGCONT);
     break;
   case 1:
