@@ -4,7 +4,8 @@
 
 #include "daemon/request.h"
 
-/* A read of this cost or more takes milliseconds, and so much in a window is a part of a processor that others notice. */
+/* A read of this cost or more takes milliseconds, and so much in a window is a part of a processor that others
+ * notice. */
 #define HEAVY_COST (UINT64_C(1) << 20)
 #define MUCH_COST (UINT64_C(1) << 22)
 #define WINDOW_MS 250u
