@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// A table of I/O functions that count, fail, tear and stop on command, and that can lose what was never synced, as a
-// machine without power does.
+// A table of I/O functions that count, fail, tear and stop on command.
 #ifndef COLDKV_TESTS_STORE_FAULT_H
 #define COLDKV_TESTS_STORE_FAULT_H
 
@@ -27,8 +26,6 @@ enum fault_mode {
   FAULT_FAIL_ONCE,  /* only this one fails */
   FAULT_KILL,       /* the process ends before the call */
   FAULT_TEAR,       /* a write is done by half, then the process ends */
-  FAULT_POWER,      /* the process ends and nothing that was not synced is left */
-  FAULT_POWER_ZERO, /* as FAULT_POWER, but names and sizes are kept: what was not synced reads as zeros */
 };
 
 enum { FAULT_EXIT = 86 }; /* exit status of a process that ended by command */
@@ -38,7 +35,6 @@ struct fault {
   unsigned at;     /* number of the call that fails, from 1, among those counted */
   unsigned only;   /* bits 1 << enum fault_call that count for `at`; 0: all */
   int error;       /* errno of failures */
-  bool journal;    /* keep what is needed for FAULT_POWER */
   unsigned counted, calls[FAULT_CALLS];
   char order[4096]; /* a letter per call: o w d f t r u m x */
   size_t order_size;

@@ -292,7 +292,8 @@ static uint64_t mix(uint64_t hash, const void *bytes, size_t size) {
     hash ^= hash >> 29;
   }
   word = size;
-  memcpy(&word, at, size);
+  if (size)
+    memcpy(&word, at, size);
   return (hash ^ word ^ size << 56) * UINT64_C(0x9fb21c651e98df25);
 }
 
