@@ -171,11 +171,12 @@ def forbid(number, code):
 
 class IoUring(unittest.TestCase):
     def run_daemon(self, *options, code=0):
-        """Answers and figures of a daemon that reads a sealed segment from disk."""
+        """Answers and figures of a daemon that opens a sealed segment. The kernel may read all of so small a file ahead,
+        so that nothing is left for io_uring to do: what it does is tested in tests/store/test_fetch.c."""
         wrap = ["/usr/bin/python3", "-c", "import os, sys; sys.path.insert(0, sys.argv[1]); import test_service as t;"
                 f"t.forbid({IO_URING_SETUP}, {code}); os.execv(sys.argv[2], sys.argv[2:])",
                 os.path.dirname(os.path.abspath(__file__))] if code else []
-        daemon = Daemon(WithDaemon.binary, "--scan-memory-mb", "0", *options, wrap=wrap)
+        daemon = Daemon(WithDaemon.binary, "--scan-memory-mb", "0", "--scrub-mb-s", "0", *options, wrap=wrap)
         self.addCleanup(daemon.finish)
         shape = geometry(layers=1, kv_heads=1)
         client = Client(daemon.socket)
@@ -218,7 +219,6 @@ class IoUring(unittest.TestCase):
             self.assertEqual((way, others["io_uring"]), ("madvise", 0))
             self.assertEqual(found, wanted)
             self.assertEqual("io_uring is not allowed here" in log, bool(code))
-            self.assertEqual(others["cold_pages"] > 0, figures["cold_pages"] > 0)
 
 
 RECORDS = []
