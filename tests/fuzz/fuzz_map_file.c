@@ -139,6 +139,10 @@ void fuzz_seeds(void) {
   seed("meta", SEAL, bytes, size);
   seed("meta-plain", 0, bytes, size);
   free(bytes);
+  extents[1].first++;
+  FUZZ_REQUIRE(meta_pack(&meta, &bytes, &size, &error) == 0);
+  seed("meta-gap", SEAL, bytes, size);
+  free(bytes);
   meta.model = span_of(id, sizeof id);
   meta.extents.count = 0;
   FUZZ_REQUIRE(meta_pack(&meta, &bytes, &size, &error) == 0);

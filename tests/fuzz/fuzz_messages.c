@@ -199,8 +199,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
 /* --- seeds -------------------------------------------------------------------------------------------------------- */
 
-/* A value of every member that its limits allow. */
-static void set_members(const struct message *type, void *value) {
+/* A value of every member that its limits allow, or the least. */
+static void set_members(const struct message *type, void *value, bool least) {
   static uint8_t bytes[256];
   memset(bytes, 'a', sizeof bytes);
   message_init(type, value);
@@ -209,15 +209,18 @@ static void set_members(const struct message *type, void *value) {
     void *member = (uint8_t *)value + field->offset;
     uint64_t unit = field->unit ? field->unit : 1;
     if (field->kind == FIELD_U64 || field->kind == FIELD_BOOL)
-      *(uint64_t *)member = field->kind == FIELD_BOOL ? 1 : field->min < field->max ? field->min + 1 : field->min;
+      *(uint64_t *)member = least                      ? field->min
+                            : field->kind == FIELD_BOOL ? 1
+                            : field->min < field->max   ? field->min + 1
+                                                        : field->min;
     else if (field->kind == FIELD_STR || field->kind == FIELD_BIN)
       *(struct span *)member = span_of(bytes, field->min ? field->min : unit <= field->max && unit < 200 ? unit : 0);
     else if (field->kind == FIELD_MAP)
-      set_members(field->sub, member);
+      set_members(field->sub, member, least);
     else
       *(struct list *)member = (struct list){.count = 1, .items = calloc(1, field->sub->size)};
     if (field->kind == FIELD_LIST)
-      set_members(field->sub, (void *)(uintptr_t)((struct list *)member)->items);
+      set_members(field->sub, (void *)(uintptr_t)((struct list *)member)->items, least);
   }
 }
 
@@ -235,7 +238,7 @@ void fuzz_seeds(void) {
     msgpack_sbuffer buffer;
     void *value = malloc(maps[i]->size);
     FUZZ_REQUIRE(value);
-    set_members(maps[i], value);
+    set_members(maps[i], value, false);
     pack(maps[i], value, &buffer);
     snprintf(name, sizeof name, "map-%02u", i);
     seed(name, i, &buffer);
@@ -250,8 +253,8 @@ void fuzz_seeds(void) {
     msgpack_packer packer;
     void *params = malloc(methods[i].params->size), *result = malloc(methods[i].result->size);
     FUZZ_REQUIRE(params && result);
-    set_members(methods[i].params, params);
-    set_members(methods[i].result, result);
+    set_members(methods[i].params, params, true);
+    set_members(methods[i].result, result, true);
     msgpack_sbuffer_init(&buffer);
     msgpack_packer_init(&packer, &buffer, msgpack_sbuffer_write);
     FUZZ_REQUIRE(rpc_pack_request(&packer, 7, (enum method_id)i, params) == 0);
@@ -277,5 +280,9 @@ void fuzz_seeds(void) {
   msgpack_sbuffer_clear(&buffer);
   FUZZ_REQUIRE(rpc_pack_goodbye(&packer, &error) == 0);
   seed("goodbye", 0, &buffer);
+  msgpack_sbuffer_clear(&buffer);
+  FUZZ_REQUIRE(msgpack_pack_array(&packer, 3) == 0 && msgpack_pack_ext_with_body(&packer, "abcde", 5, 1) == 0);
+  FUZZ_REQUIRE(msgpack_pack_ext_with_body(&packer, "abcd", 4, 2) == 0 && msgpack_pack_double(&packer, 0.5) == 0);
+  seed("ext", 0, &buffer);
   msgpack_sbuffer_destroy(&buffer);
 }
