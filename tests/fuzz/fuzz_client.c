@@ -2,8 +2,8 @@
 // SPDX-FileCopyrightText: The coldkv authors
 //
 // The library against a daemon that answers as the input says. Whatever it hears, attention stays finite, slots are
-// sound, counts only grow, it sends good requests only, and no call waits past its time (of a clock that moves only
-// while nothing comes).
+// sound and hold what was stored, counts only grow, it sends good requests only, and no call waits past its time (of a
+// clock that moves only while nothing comes).
 //
 // Input: orders, one for every time that the library waits (1 byte: 3 bits what, 5 bits more).
 #include "tests/fuzz/fuzz.h"
@@ -29,6 +29,7 @@ static struct fuzz_input orders;
 static int listener = -1, peer = -1;
 static struct sockaddr_un address = {.sun_family = AF_UNIX};
 static uint64_t now_ms = 1000000, waits;
+static bool model_honest; /* means carry no check: whoever makes them up makes up every key */
 
 static uint8_t *in; /* requests that came and were not answered */
 static size_t in_size;
@@ -89,7 +90,9 @@ static bool answer(unsigned spoilt) {
     return false;
   msgpack_sbuffer buffer;
   msgpack_sbuffer_init(&buffer);
-  honest_answer(in, size, &buffer);
+  enum method_id method = honest_answer(in, size, &buffer);
+  if (spoilt && (method == METHOD_MODEL_CALIBRATE || method == METHOD_MODEL_GET))
+    model_honest = false;
   for (unsigned i = 0; i < spoilt; i++) {
     size_t at = fuzz_take(&orders, 2) % buffer.size;
     buffer.data[at] ^= (char)fuzz_take(&orders, 1);
@@ -133,6 +136,7 @@ static void obey(void) {
   case SPOIL: answer(1 + more); break;
   case RAW:
     raw = fuzz_take_bytes(&orders, more * 8);
+    model_honest = false;
     say(raw.data, raw.size);
     break;
   case FAULT: refuse(more); break;
@@ -193,9 +197,14 @@ static void check_slots(const struct coldkv_slots *slots) {
       uint64_t token = slots->tokens[head][i];
       FUZZ_REQUIRE(token >= COLDKV_SINKS && token < slots->hot_first);
       FUZZ_REQUIRE(!i || token > slots->tokens[head][i - 1]);
+      const float *key = slots->keys[head] + (size_t)i * HEAD_DIM, *value = slots->values[head] + (size_t)i * HEAD_DIM;
       for (uint32_t c = 0; c < HEAD_DIM; c++)
-        FUZZ_REQUIRE(isfinite(slots->keys[head][(size_t)i * HEAD_DIM + c]) &&
-                     isfinite(slots->values[head][(size_t)i * HEAD_DIM + c]));
+        FUZZ_REQUIRE(isfinite(key[c]) && isfinite(value[c]));
+      float own_key[HEAD_DIM], own_value[HEAD_DIM];
+      if (!model_honest)
+        continue;
+      honest_decode(token, own_key, own_value);
+      FUZZ_REQUIRE(memcmp(key, own_key, sizeof own_key) == 0 && memcmp(value, own_value, sizeof own_value) == 0);
     }
   for (uint32_t row = 0; row < slots->rows; row++)
     for (uint32_t i = 0; i < slots->kv_heads * slots->k; i++) {
@@ -275,6 +284,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     start();
   orders = (struct fuzz_input){data, size};
   waits = 0;
+  model_honest = true;
   honest_reset();
   FUZZ_REQUIRE(coldkv_client_create(&client, address.sun_path, &options) == 0);
   FUZZ_REQUIRE(coldkv_model_create(&model, client, &description) == 0);
@@ -309,5 +319,9 @@ void fuzz_seeds(void) {
   SEED("refused", 0, ORDER(FAULT, ERR_BUSY), 0, 0, ORDER(FAULT, ERR_NO_SPACE), 0, ORDER(FAULT, ERR_GAP));
   SEED("raw", 0, ORDER(RAW, 1), 0x94, 1, 0, 0xc0, 0x80, 0xc1, 0xc1, 0xc1, 0, 0);
   SEED("older", 0, 0, 0, 0, 0, 0, ORDER(OLDER, 1), ORDER(HANG_UP, 0), 0, 0, 0);
+  SEED("bad-record", 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ORDER(SPOIL, 0), 120, 0,
+       0x41); /* in the first lookup's answer */
+  SEED("bad-durable", 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ORDER(SPOIL, 0), 79, 0,
+       0x7e); /* in the second open's answer */
   SEED("late", ORDER(LATE, 1), ORDER(LATE, 1), ORDER(LATE, 1), ORDER(LATE, 2), ORDER(LATE, 1), ORDER(LATE, 1));
 }

@@ -244,6 +244,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     fuzz_seed(name, bytes, sizeof bytes);                                                                              \
   } while (0)
 #define READY CALIBRATE, 0, OPEN, 0, 1 | 2 | 16
+#define AGAIN OPEN | NO_WAIT, 0, 0, OPEN | NO_WAIT | SECOND, 1, 64, OPEN | NO_WAIT, 1, 64, OPEN | NO_WAIT | SECOND, 0, 0
 #define LOOK LOOKUP, 0, 0, 0, 2, 8, 0, 1, 0
 
 static void raw_seed(const char *name, const struct error *fault) {
@@ -287,6 +288,8 @@ void fuzz_seeds(void) {
        3);
   SEED("bad-open", OPEN, 0, 2, OPEN, 0, 7, 1, 1, OPEN, 0, 11, 65, OPEN, 0, 3, APPEND, 0, 0, 1, 0, 0, LOOK);
   SEED("bad-lookup", READY, APPEND, 0, 0, 9, 0, 0, LOOKUP, 0, 4, 0, 1, 8, 0, 1, 0, LOOKUP, 0, 16, 0, 1, 8, 0, 1, 0);
+  SEED("put-away", READY, CALIBRATE, 64, OPEN, 1, 64 | 19, APPEND, 0, 0, 2, 0, 0, APPEND, 1, 0, 2, 0, 0, AGAIN, AGAIN,
+       AGAIN, AGAIN, INFO, 0);
   raw_seed("raw", NULL);
   raw_seed("raw-response", &fault);
 }

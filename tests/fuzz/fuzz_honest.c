@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 
+#include "client/codec.h"
 #include "proto/record.h"
 #include "tests/client/fake_store.h"
 #include "tests/fuzz/fuzz.h"
@@ -130,7 +131,7 @@ static void get_model(struct answer *a, const struct msg_model *wanted) {
     fault(a, ERR_NO_MODEL, "no model yet");
 }
 
-void honest_answer(const uint8_t *request, size_t size, msgpack_sbuffer *buffer) {
+enum method_id honest_answer(const uint8_t *request, size_t size, msgpack_sbuffer *buffer) {
   static union {
     struct msg_hello hello;
     struct msg_model model;
@@ -167,4 +168,13 @@ void honest_answer(const uint8_t *request, size_t size, msgpack_sbuffer *buffer)
   default: fuzz_fail(__FILE__, __LINE__, "a request that the library has no use for");
   }
   msgpack_zone_destroy(&zone);
+  return a.method;
+}
+
+void honest_decode(uint64_t token, float *key, float *value) {
+  struct codec codec;
+  uint32_t d = (uint32_t)model.description.geometry.head_dim;
+  FUZZ_REQUIRE(token < conversation.count && conversation.blocks == 1);
+  FUZZ_REQUIRE(codec_init(&codec, d, model.description.seed, NULL) == 0);
+  codec_decode(&codec, conversation.records + token * RECORD_BYTES, model.means, model.means + d, key, value);
 }

@@ -8,9 +8,11 @@
 #include "proto/rpc.h"
 
 void honest_reset(void);
-/* Packs the answer to one whole request. */
-void honest_answer(const uint8_t *request, size_t size, msgpack_sbuffer *answer);
+/* Packs the answer to one whole request; returns its method. */
+enum method_id honest_answer(const uint8_t *request, size_t size, msgpack_sbuffer *answer);
 /* Forgets tokens from `count` on, as an older archive would. */
 void honest_truncate(uint64_t count);
+/* Key and value of a token, as its record tells them. */
+void honest_decode(uint64_t token, float *key, float *value);
 
 #endif
