@@ -31,10 +31,10 @@ static struct {
   void (*free)(void *);
 } next;
 
-/* What dlsym itself asks for while the real functions are being looked up. */
-static _Alignas(16) uint8_t first_bytes[1 << 14];
+/* What is asked for before this library is relocated and its constructor has run: AddressSanitizer's first, dlsym's,
+ * other constructors'. There are no threads yet. */
+static _Alignas(16) uint8_t first_bytes[1 << 20];
 static size_t first_used;
-static _Thread_local int looking_up;
 
 static void *first_alloc(size_t size) {
   size_t at = first_used;
@@ -56,20 +56,17 @@ static void *symbol(const char *name) {
 }
 
 static void look_up(void) {
-  looking_up = 1;
   void *found[6] = {symbol("malloc"), symbol("calloc"), symbol("realloc"), symbol("posix_memalign"),
                     symbol("aligned_alloc"), symbol("free")};
   memcpy(&next, found, sizeof next);
-  looking_up = 0;
 }
 
 static int ready(void) {
-  if (!next.free && !looking_up)
-    look_up();
   return next.free != NULL;
 }
 
-__attribute__((constructor)) static void map_control(void) {
+__attribute__((constructor)) static void begin(void) {
+  look_up();
   const char *path = getenv("COLDKV_ALLOC_CONTROL");
   int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
   void *bytes = fd >= 0 ? mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
@@ -103,9 +100,14 @@ EXPORT void *calloc(size_t count, size_t size) {
 }
 
 EXPORT void *realloc(void *old, size_t size) {
-  if (!ready())
-    abort();
-  return fails() ? NULL : next.realloc(old, size);
+  if (old && !is_first(old))
+    return !ready() || fails() ? NULL : next.realloc(old, size);
+  void *made = malloc(size);
+  if (made && old) {
+    size_t most = (size_t)(first_bytes + sizeof first_bytes - (uint8_t *)old);
+    memcpy(made, old, size < most ? size : most);
+  }
+  return made;
 }
 
 EXPORT void *reallocarray(void *old, size_t count, size_t size) {
@@ -117,13 +119,13 @@ EXPORT void *reallocarray(void *old, size_t count, size_t size) {
 }
 
 EXPORT int posix_memalign(void **out, size_t alignment, size_t size) {
-  ready();
-  return fails() ? ENOMEM : next.posix_memalign(out, alignment, size);
+  if (!ready() || fails())
+    return ENOMEM;
+  return next.posix_memalign(out, alignment, size);
 }
 
 EXPORT void *aligned_alloc(size_t alignment, size_t size) {
-  ready();
-  return fails() ? NULL : next.aligned_alloc(alignment, size);
+  return !ready() || fails() ? NULL : next.aligned_alloc(alignment, size);
 }
 
 EXPORT void free(void *p) {

@@ -19,7 +19,7 @@
 enum { COMMANDS_MAX = 40, NO_WAIT = 64, SECOND = 128, PEERS = 2, RAW_BYTES_MAX = 4096 };
 
 enum command { OPEN, CALIBRATE, APPEND, LOOKUP, READ, TOKENS, CLOSE, DELETE, INFO, LIST, MODEL_LIST, MODEL_GET, STATS,
-               VERIFY, HELLO, RAW, RECONNECT, FILL, COMMANDS };
+               VERIFY, HELLO, RAW, RECONNECT, FILL, STATUS, COMMANDS };
 
 static struct peer peers[PEERS];
 
@@ -199,6 +199,7 @@ static void run(struct peer *peer, enum command command, struct fuzz_input *inpu
   case LIST: case MODEL_LIST: do_list(peer, input, command == MODEL_LIST); break;
   case MODEL_GET: do_model_get(peer, input); break;
   case STATS: peer_send(peer, METHOD_STATS, &empty, about(0)); break;
+  case STATUS: peer_send(peer, METHOD_STATUS, &empty, about(0)); break;
   case VERIFY: peer_send(peer, METHOD_VERIFY, &empty, about(0)); break;
   case HELLO:
     hello.protocol = fuzz_take(input, 1);
@@ -275,7 +276,7 @@ static void raw_seed(const char *name, const struct error *fault) {
 
 void fuzz_seeds(void) {
   static const struct error fault = {.code = ERR_GAP, .text = "no"};
-  SEED("nothing", HELLO, 1, STATS, LIST, 1, 0, MODEL_LIST, 1, 0);
+  SEED("nothing", HELLO, 1, STATS, STATUS, LIST, 1, 0, MODEL_LIST, 1, 0);
   SEED("write", READY, APPEND, 0, 0, 9, 3, 0, READ, 0, 0, 0, 0, 9, 0, TOKENS, 0, 0, 0, 0, 12, 0, LOOK, INFO, 0);
   SEED("pipeline", READY, APPEND | NO_WAIT, 0, 0, 9, 3, 0, LOOKUP | NO_WAIT, 0, 0, 1, 2, 8, 0, 1, 0, CLOSE, 0);
   SEED("repeat", READY, APPEND, 0, 0, 9, 0, 0, APPEND, 0, 0xf7, 9, 0, 0, APPEND, 0, 0xf7, 9, 0, 1);
