@@ -206,7 +206,7 @@ static int adopt(struct repair *r, struct patient *p, uint8_t (*ids)[LIMIT_ID_BY
       path_segment(path, r->dir, p->meta.extents[i].id.data);
       result = repair_keep_copy(r, path, error);
     }
-  struct msg_extent *extents = calloc(p->meta.extent_count, sizeof *extents);
+  struct msg_extent *extents = calloc(p->meta.extent_count + 1, sizeof *extents);
   if (!result && !extents)
     result = error_set(error, ERR_MEMORY, "out of memory for a meta");
   for (uint32_t i = 0; extents && i < p->meta.extent_count; i++) {

@@ -80,7 +80,8 @@ static int bad_part(struct view *view, const struct part *part, uint32_t layer, 
 
 static int lost_part(const struct part *part, struct error *error) {
   return error_set(error, ERR_CORRUPT,
-                   "the segment of tokens %llu to %llu is lost or damaged; restore it from a backup, or see coldkv repair",
+                   "the segment of tokens %llu to %llu is lost or damaged; restore it from a backup, or see coldkv "
+                   "repair",
                    (unsigned long long)part->first, (unsigned long long)(part->first + part->count - 1));
 }
 

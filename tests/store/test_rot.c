@@ -200,6 +200,47 @@ static void flips_in_the_catalog(void **state) {
     flip_catalog();
 }
 
+/* The bytes of one file under the name of another. */
+static void put(const struct rot_file *at, const struct rot_file *from) {
+  rot_write(at->path, from->bytes, from->size);
+}
+
+/* However it was lost, everything is there again after a start, and verify then agrees. */
+static void a_catalog_lost_in_every_way(void **state) {
+  (void)state;
+  struct rot_file *catalog = rot_file(&rot, ROT_CATALOG, 0);
+  struct rot other;
+  uint8_t *garbage = malloc(catalog->size);
+  assert_non_null(garbage);
+  random_fill(&rng, garbage, catalog->size);
+  rot_make(&other);
+  for (int way = 0; way < 6; way++) {
+    struct rot_answers answers;
+    if (way == 0)
+      assert_int_equal(unlink(catalog->path), 0);
+    else if (way == 1)
+      assert_int_equal(truncate(catalog->path, 0), 0);
+    else if (way == 2)
+      assert_int_equal(truncate(catalog->path, (off_t)catalog->size / 2), 0);
+    else if (way == 3)
+      assert_int_equal(truncate(catalog->path, PAGE + 100), 0);
+    else if (way == 4)
+      rot_write(catalog->path, garbage, catalog->size);
+    else
+      put(catalog, rot_file(&other, ROT_CATALOG, 0));
+    if (way > 0 && !verify_finds(NULL))
+      fail_msg("way %d is not found", way);
+    rot_ask(&rot, &answers);
+    if (answers.wrong || answers.refused || answers.errors)
+      fail_msg("way %d: %u wrong, %u refused: %s%s", way, answers.wrong, answers.refused, answers.first,
+               answers.reason);
+    assert_false(verify_finds(NULL));
+    rot_restore(&rot);
+  }
+  rot_finish(&other);
+  free(garbage);
+}
+
 /* --- swaps -------------------------------------------------------------------------------------------------------- */
 
 static void swap_bytes(const struct rot_file *a, uint64_t at_a, const struct rot_file *b, uint64_t at_b, size_t size) {
@@ -294,11 +335,6 @@ static void swaps_in_logs(void **state) {
   swapped("open logs between conversations", a);
 }
 
-/* The bytes of one file under the name of another. */
-static void put(const struct rot_file *at, const struct rot_file *from) {
-  rot_write(at->path, from->bytes, from->size);
-}
-
 static void directory_of(const char *path, char directory[4096]) {
   snprintf(directory, 4096, "%.*s", (int)(strrchr(path, '/') - path), path);
 }
@@ -375,6 +411,7 @@ int main(void) {
       cmocka_unit_test(flips_in_segments),
       cmocka_unit_test(flips_in_logs),
       cmocka_unit_test(flips_in_the_catalog),
+      cmocka_unit_test(a_catalog_lost_in_every_way),
       cmocka_unit_test(swaps_in_segments),
       cmocka_unit_test(swaps_in_logs),
       cmocka_unit_test(swapped_files),
