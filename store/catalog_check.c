@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,6 +18,7 @@ enum { CHILD_FD = 3 };
 
 enum {
   CHILD_SECONDS_MAX = 600, /* rotten pages may lead LMDB round in a circle */
+  ASK_EVERY_MS = 200,
   LINE_BYTES = 4096 + ERROR_TEXT_BYTES,
 };
 
@@ -105,9 +107,15 @@ static void take_line(struct received *in, catalog_line_fn *line, void *context)
   in->size = 0;
 }
 
+/* Until the child is done, or `line` wants no more. */
 static void receive(int fd, struct received *in, catalog_line_fn *line, void *context) {
   char bytes[4096];
-  for (;;) {
+  while (!in->stop) {
+    struct pollfd wait = {.fd = fd, .events = POLLIN};
+    if (poll(&wait, 1, ASK_EVERY_MS) == 0) {
+      in->stop = line ? line(context, NULL) : 0;
+      continue;
+    }
     ssize_t got = read(fd, bytes, sizeof bytes);
     if (got < 0 && errno == EINTR)
       continue;
@@ -152,6 +160,8 @@ int catalog_in_child(const char *path, uint64_t map_bytes, catalog_child_fn *wor
   if (pid > 0)
     receive(ends[0], &in, line, context);
   close(ends[0]);
+  if (pid > 0 && in.stop)
+    kill(pid, SIGKILL);
   if (pid < 0)
     return error_set_errno(error, fork_error, "cannot fork to check the catalog");
   while (waitpid(pid, &status, 0) < 0)

@@ -13,12 +13,13 @@ typedef int catalog_child_fn(void *context, struct catalog *catalog, struct cata
                              struct error *error);
 void catalog_child_tell(struct catalog_child *child, const char *line);
 
-/* In the parent, for each line that the child told. */
+/* In the parent, for each line that the child told, and now and then with NULL while it tells nothing. Nonzero: enough,
+ * the child is ended. */
 typedef int catalog_line_fn(void *context, const char *line);
 
 /* Forks, opens the catalog in directory `path` for reading in the child and runs `work` there. Returns 0 when it
  * returned 0, its error when it failed, ERR_CORRUPT when it crashed or took too long. A nonzero return of `line` is
- * returned after the child has ended. `line` may be NULL. */
+ * returned. `line` may be NULL. */
 int catalog_in_child(const char *path, uint64_t map_bytes, catalog_child_fn *work, catalog_line_fn *line,
                      void *context, struct error *error);
 

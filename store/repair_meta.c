@@ -72,6 +72,8 @@ static int take_entry(void *context, const char *line) {
   char id[PATH_ID_TEXT_BYTES + 1], model[PATH_ID_TEXT_BYTES + 1];
   unsigned long long numbers[6];
   int name = 0;
+  if (!line)
+    return 0;
   if (strcmp(line, "clean") == 0) {
     r->catalog_clean = true;
     return 0;

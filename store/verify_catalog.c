@@ -123,6 +123,8 @@ static int take_line(void *context, const char *line) {
   struct verify *v = context;
   const char *end = strstr(line, ": ");
   char path[PATH_BYTES];
+  if (!line)
+    return verify_progress(v, "catalog");
   if (strncmp(line, "conversations/", strlen("conversations/")) != 0 || !end)
     return verify_problem(v, "catalog", "%s", line);
   snprintf(path, sizeof path, "%.*s", (int)(end - line), line);

@@ -4,10 +4,10 @@
 #
 # usage: sh tests/torture.sh [MINUTES]
 #
-# The tests of durability, faults and hostile input for as long as asked (default 30 minutes): the simulated disk all the
-# time, the others beside it one after another, each its share. Builds build/ (release); the fuzz targets build themselves with clang. Ends with a table of what each did
-# and found; what was lost or wrong makes the exit status 1, and its output is shown. COLDKV_TORTURE_PARTS="simdisk rot"
-# runs only these.
+# The tests of durability, faults and hostile input for as long as asked (default 30 minutes): the simulated disk all
+# the time, the others beside it one after another, each its share. Builds build/ (release); the fuzz targets build
+# themselves with clang. Ends with a table of what each did and found; what was lost or wrong makes the exit status 1,
+# and its output is shown. COLDKV_TORTURE_PARTS="simdisk rot" runs only these.
 set -eu
 
 root=$(cd -- "$(dirname -- "$0")/.." && pwd)
@@ -68,7 +68,7 @@ run_part() {
     tail -n 60 "$work/$1"
     figures="FAILED  $figures"
   elif [ -z "$figures" ]; then
-    figures="skipped: $(grep -v '^ *$' "$work/$1" | tail -n 1)"
+    figures="skipped: $(sed '/^ *$/d' "$work/$1" | tail -n 1)"
   fi
   printf '%-9s %5s s  %s\n' "$1" "$3" "$figures" >"$work/$1.line"
 }

@@ -171,8 +171,8 @@ def forbid(number, code):
 
 class IoUring(unittest.TestCase):
     def run_daemon(self, *options, code=0):
-        """Answers and figures of a daemon that opens a sealed segment. The kernel may read all of so small a file ahead,
-        so that nothing is left for io_uring to do: what it does is tested in tests/store/test_fetch.c."""
+        """Answers and figures of a daemon that opens a sealed segment. The kernel may read all of so small a file
+        ahead, so that nothing is left for io_uring to do: what it does is tested in tests/store/test_fetch.c."""
         wrap = ["/usr/bin/python3", "-c", "import os, sys; sys.path.insert(0, sys.argv[1]); import test_service as t;"
                 f"t.forbid({IO_URING_SETUP}, {code}); os.execv(sys.argv[2], sys.argv[2:])",
                 os.path.dirname(os.path.abspath(__file__))] if code else []

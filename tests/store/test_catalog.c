@@ -294,6 +294,31 @@ static void a_child_holds_nothing_of_its_parent(void **state) {
   close(fd);
 }
 
+/* Tells a line and then takes longer than anybody waits. */
+static int take_forever(void *context, struct catalog *child_catalog, struct catalog_child *child,
+                        struct error *error) {
+  (void)context;
+  (void)child_catalog;
+  (void)error;
+  catalog_child_tell(child, "begun");
+  sleep(120);
+  return 0;
+}
+
+static int until_silent(void *context, const char *line) {
+  unsigned *told = context;
+  *told += line != NULL;
+  return line ? 0 : 7;
+}
+
+static void a_child_is_ended_when_its_parent_has_enough(void **state) {
+  struct error error = {0};
+  unsigned told = 0;
+  (void)state;
+  assert_int_equal(catalog_in_child(dir, MAP_BYTES, take_forever, until_silent, &told, &error), 7);
+  assert_int_equal(told, 1);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(entries_are_found_again, setup, teardown),
@@ -305,6 +330,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(a_copy_holds_the_same, setup, teardown),
       cmocka_unit_test_setup_teardown(what_happens_in_a_child_is_told, setup, teardown),
       cmocka_unit_test_setup_teardown(a_child_holds_nothing_of_its_parent, setup, teardown),
+      cmocka_unit_test_setup_teardown(a_child_is_ended_when_its_parent_has_enough, setup, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
