@@ -2,8 +2,9 @@
 // SPDX-FileCopyrightText: The coldkv authors
 //
 // 200 clients of one user at once, 10 of them abusive: how long the others' lookups take, with and without these, and
-// how much memory the daemon comes to. test_abusers COLDKVD; COLDKV_TORTURE_SECONDS=N makes it about N seconds long
-// instead of a few, with the bound that is promised; the short form has a generous one, since a busy machine is noisy.
+// how much memory the daemon comes to. test_abusers COLDKVD holds it to the memory and to every client being answered;
+// COLDKV_TORTURE_SECONDS=N goes on for about N seconds and holds the lookups to RATIO_MAX too, which says something only
+// on a machine that does nothing else.
 //
 // The abusers run with what processor time the others leave (SCHED_IDLE): measured is what they cost through the
 // daemon, not that of ten programs that do nothing but send. One more process per processor only burns such time, in
@@ -29,7 +30,6 @@ enum { SLICE_MS = 1000, SETTLE_MS = 500, SHORT_ROUNDS = 3, ROUNDS_MAX = 4096, PR
 enum { THINK_MS_MIN = 50, THINK_MS_MAX = 150 };
 enum { USER_QUEUE_MB = 768, USER_CONNECTIONS = 256, LARGE = 4, LARGE_MB = 64, LOOKUP_THREAD_MB = 64, SLACK_MB = 32 };
 #define RATIO_MAX 2.0
-#define RATIO_MAX_SHORT 10.0
 #define SAMPLES_MAX (1u << 22)
 
 struct client {
@@ -309,6 +309,6 @@ int main(int argc, char **argv) {
   printf("torture: abusers clients=%d abusive=%d p99_ratio=%.2f rss_mb=%.0f limit_mb=%.0f\n", CLIENTS, ABUSIVE, ratio,
          peak_mb, most_mb);
   stop_daemon();
-  bool good = ratio <= (seconds ? RATIO_MAX : RATIO_MAX_SHORT) && peak_mb <= most_mb;
+  bool good = (!seconds || ratio <= RATIO_MAX) && peak_mb <= most_mb;
   return good || sanitized() ? 0 : 1;
 }
