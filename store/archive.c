@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,7 @@
 #include "proto/text.h"
 #include "store/internal.h"
 
-enum { LOG_LINE_BYTES = 1024 };
+enum { LOG_LINE_BYTES = 1024, LOCK_PAUSE_NS = 20 * 1000 * 1000, LOCK_WAITS_MAX = 250 };
 
 void archive_log(struct archive *archive, const char *format, ...) {
   if (!archive->options.log)
@@ -149,13 +150,27 @@ static int make_directories(struct archive *archive, struct error *error) {
   return result ? result : archive_sync_directory(archive, archive->dir, error);
 }
 
-static int refuse_locked(const struct io *io, const char *dir, int fd, struct error *error) {
-  char pid[24] = "";
-  ssize_t got = io->pread(fd, pid, sizeof pid - 1, 0);
-  pid[got > 0 ? got : 0] = 0;
-  pid[strcspn(pid, "\n")] = 0;
-  return error_set(error, ERR_BUSY, "archive %s is in use by process %s; stop it first, or name another directory",
-                   dir, pid[0] ? pid : "(unknown)");
+/* Locks the file. A daemon that was killed may leave a child that has not come to letting go of the lock, and will in a
+ * moment: then the number in the file is that of no process. */
+static int lock_file(const struct io *io, const char *dir, int fd, const char *path, struct error *error) {
+  for (unsigned waits = 0; flock(fd, LOCK_EX | LOCK_NB); waits++) {
+    const struct timespec pause = {.tv_nsec = LOCK_PAUSE_NS};
+    char pid[24] = "";
+    if (errno == EINTR)
+      continue;
+    if (errno != EWOULDBLOCK)
+      return error_set_errno(error, errno, "cannot lock %s", path);
+    ssize_t got = io->pread(fd, pid, sizeof pid - 1, 0);
+    pid[got > 0 ? got : 0] = 0;
+    pid[strcspn(pid, "\n")] = 0;
+    long holder = strtol(pid, NULL, 10);
+    bool gone = holder > 0 && kill((pid_t)holder, 0) && errno == ESRCH;
+    if (!gone || waits >= LOCK_WAITS_MAX)
+      return error_set(error, ERR_BUSY, "archive %s is in use by process %s; stop it first, or name another directory",
+                       dir, pid[0] ? pid : "(unknown)");
+    nanosleep(&pause, NULL);
+  }
+  return 0;
 }
 
 int archive_take_lock(const struct io *io, const char *dir, int *lock, struct error *error) {
@@ -165,14 +180,11 @@ int archive_take_lock(const struct io *io, const char *dir, int *lock, struct er
   *lock = -1;
   if (fd < 0)
     return fd;
-  int result = 0;
+  int result = lock_file(io, dir, fd, path, error);
   struct iovec part = {.iov_base = pid, .iov_len = (size_t)snprintf(pid, sizeof pid, "%ld\n", (long)getpid())};
-  if (flock(fd, LOCK_EX | LOCK_NB))
-    result = errno == EWOULDBLOCK ? refuse_locked(io, dir, fd, error)
-                                  : error_set_errno(error, errno, "cannot lock %s", path);
-  else if (io_ftruncate(io, fd, 0))
+  if (!result && io_ftruncate(io, fd, 0))
     result = error_set_errno(error, errno, "cannot write %s", path);
-  else
+  if (!result)
     result = io_write_all(io, fd, &part, 1, 0, path, error);
   if (result)
     io_close(io, fd);

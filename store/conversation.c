@@ -226,8 +226,8 @@ void conversation_release(struct conversation *c) {
     return;
   struct error error;
   struct archive *archive = c->archive;
-  /* the catalog is told of these tokens, and may be marked as complete before the disk has them */
-  if (!archive_read_only(archive) && conversation_durable(c) < conversation_count(c) && conversation_sync(c, &error))
+  /* the catalog is told of what was appended, and may be marked as complete before the disk has it */
+  if (!archive_read_only(archive) && c->has_log && conversation_sync(c, &error))
     archive_log(archive, "conversation '%s': %s", c->name, error.text);
   if (c->log.overhang)
     atomic_store(&archive->catalog_stale, true); /* the file may hold a frame that nobody was told of */

@@ -374,9 +374,7 @@ int conversation_load(struct conversation *c, struct error *error) {
 }
 
 int conversation_unload(struct conversation *c, struct error *error) {
-  int result = conversation_durable(c) < conversation_count(c) && !archive_read_only(c->archive)
-                   ? conversation_sync(c, error)
-                   : 0;
+  int result = c->has_log && !archive_read_only(c->archive) ? conversation_sync(c, error) : 0;
   if (result)
     return result;
   pthread_mutex_lock(&c->lock);

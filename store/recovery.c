@@ -155,10 +155,11 @@ static int finish_deleted(void *context, const char *name, struct error *error) 
 struct sweep {
   struct archive *archive;
   char directory[PATH_BYTES];
+  bool removed;
 };
 
 static int sweep_file(void *context, const char *name, struct error *error) {
-  const struct sweep *sweep = context;
+  struct sweep *sweep = context;
   struct archive *archive = sweep->archive;
   struct catalog_segment segment;
   uint8_t id[LIMIT_ID_BYTES];
@@ -178,8 +179,10 @@ static int sweep_file(void *context, const char *name, struct error *error) {
     if (!leftover)
       archive_log(archive, "%s belongs to no conversation; it is kept", path);
   }
-  if (leftover && archive->io->unlink(path) == 0)
+  if (leftover && archive->io->unlink(path) == 0) {
     archive_log(archive, "removed %s, left by a crash", path);
+    sweep->removed = true;
+  }
   return 0;
 }
 
@@ -190,7 +193,10 @@ static int sweep_directory(void *context, const char *name, struct error *error)
     return 0;
   path_join(segments, sweep.archive->dir, "segments");
   path_join(sweep.directory, segments, name);
-  return io_list_directory(sweep.archive->io, sweep.directory, sweep_file, &sweep, error);
+  int result = io_list_directory(sweep.archive->io, sweep.directory, sweep_file, &sweep, error);
+  if (result || !sweep.removed)
+    return result;
+  return archive_sync_directory(sweep.archive, sweep.directory, error); /* after a clean stop nobody looks again */
 }
 
 int recovery_run(struct archive *archive, struct error *error) {
