@@ -2,9 +2,9 @@
 // SPDX-FileCopyrightText: The coldkv authors
 //
 // 200 clients of one user at once, 10 of them abusive: how long the others' lookups take, with and without these, and
-// how much memory the daemon comes to. test_abusers COLDKVD holds it to the memory and to every client being answered;
-// COLDKV_TORTURE_SECONDS=N goes on for about N seconds and holds the lookups to RATIO_MAX too, which says something only
-// on a machine that does nothing else.
+// how much memory the daemon comes to. test_abusers COLDKVD holds it to the memory and to every client being answered.
+// COLDKV_TORTURE_SECONDS=N goes on for about N seconds and holds the lookups to RATIO_MAX too, which says something
+// only on a machine that does nothing else.
 //
 // The abusers run with what processor time the others leave (SCHED_IDLE): measured is what they cost through the
 // daemon, not that of ten programs that do nothing but send. One more process per processor only burns such time, in
