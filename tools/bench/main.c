@@ -19,6 +19,7 @@ static const struct {
     {"codec", "records encoded and decoded per second, best kernels over plain C", bench_codec},
     {"append", "durable appends through the socket", bench_append},
     {"fetch", "cold pages from disk: batched reads, page faults, the disk itself", bench_fetch},
+    {"cuda", "scans on a GPU against reading its memory", bench_cuda},
     {"recall", "attention mass that lookups find, far past the window of the tiny model", bench_recall},
     {"quality", "coldkv against full attention on the tiny model: KL, top-1, recall, codec", bench_quality},
 };

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// Scans on an NVIDIA GPU: signatures and scales live in its memory, and a scan leaves the best C candidates of every
+// job, the same ones as lane.c does, bit for bit.
+//
+// All work goes to the stream that the caller gives (a cudaStream_t, NULL for the default one) and nothing here waits
+// for the GPU except gpu_scan_finish and the functions that destroy. Who uses several streams orders them: a scan
+// has to come after the appends to its columns. One object is used by one thread at a time.
+//
+// Built without CUDA, or on a machine with no driver or GPU, gpu_create says so and the processor does the work.
+#ifndef COLDKV_RETRIEVAL_CUDA_GPU_H
+#define COLDKV_RETRIEVAL_CUDA_GPU_H
+
+#include "proto/error.h"
+#include "proto/messages.h"
+#include "retrieval/query.h"
+
+/* One GPU. */
+struct gpu;
+
+/* Signatures and k_scale of the records of one (layer, kv head), in GPU memory. */
+struct gpu_columns;
+
+/* Memory for the scans of one stream, and their results. */
+struct gpu_scan;
+
+/* What there is to know about a GPU. */
+struct gpu_info {
+  char name[128];
+  uint32_t major, minor;   /* compute capability */
+  uint32_t processors;     /* multiprocessors */
+  uint64_t memory_bytes;   /* of the device */
+  uint64_t l2_bytes;
+};
+
+/* Opens GPU number `device`, 0 for the first. ERR_NOT_SUPPORTED: built without CUDA, no driver, no such GPU, or one of
+ * before compute capability 8.0; the sentence says which. ERR_MEMORY, ERR_IO: it is there and does not work. */
+int gpu_create(struct gpu **gpu, int device, struct error *error);
+/* Waits for the GPU. Columns and scans of it go first. Takes NULL. */
+void gpu_destroy(struct gpu *gpu);
+
+void gpu_info(const struct gpu *gpu, struct gpu_info *info);
+
+/* Empty columns; take no GPU memory yet. ERR_MEMORY. */
+int gpu_columns_create(struct gpu *gpu, struct gpu_columns **columns, struct error *error);
+/* Gives the memory back behind all work of the stream. Takes NULL. */
+void gpu_columns_destroy(struct gpu_columns *columns, void *stream);
+
+/* Adds `count` records behind those that are there: signature[16 * count], k_scale[2 * count], host memory. Pageable
+ * memory may be used again after the return, pinned memory once the stream has come past. After an error, which may be
+ * ERR_MEMORY (of the GPU), ERR_LIMIT (2^32 - 1 records) or ERR_IO, the columns hold what they held. */
+int gpu_columns_append(struct gpu_columns *columns, const uint8_t *signature, const uint8_t *k_scale, uint32_t count,
+                       void *stream, struct error *error);
+
+uint32_t gpu_columns_count(const struct gpu_columns *columns);
+
+/* GPU memory that columns of `count` records take. */
+uint64_t gpu_columns_bytes(uint32_t count);
+
+/* One row's scan of records begin .. begin + count - 1. */
+struct gpu_scan_job {
+  const struct gpu_columns *columns;
+  const struct query *query; /* copied by gpu_scan_start */
+  uint32_t begin, count;
+};
+
+/* For up to `jobs_max` jobs with up to `candidates_max` (at most LIMIT_CANDIDATES_MAX) candidates each. ERR_MEMORY,
+ * ERR_LIMIT. */
+int gpu_scan_create(struct gpu *gpu, uint32_t jobs_max, uint32_t candidates_max, struct gpu_scan **scan,
+                    struct error *error);
+/* Waits for the GPU. Takes NULL. */
+void gpu_scan_destroy(struct gpu_scan *scan);
+
+/* Enqueues the jobs, up to 32 of them in one launch. ERR_BAD_PARAMS: more jobs or candidates than the scan is for, none
+ * of either, or records that the columns do not have. ERR_IO: the launch failed. */
+int gpu_scan_start(struct gpu_scan *scan, enum lookup_mode mode, const struct gpu_scan_job *jobs, uint32_t job_count,
+                   uint32_t candidates, void *stream, struct error *error);
+
+/* Waits for the stream and copies what the last gpu_scan_start found: counts[job] candidates at
+ * keys[job * candidates], in no order. A key is that of select.h, its ordinal counted from the job's `begin`. counts is
+ * below `candidates` only when a job has no more records with a valid scale; the keys after the last are UINT64_MAX.
+ * ERR_IO. */
+int gpu_scan_finish(struct gpu_scan *scan, uint64_t *keys, uint32_t *counts, void *stream, struct error *error);
+
+#endif

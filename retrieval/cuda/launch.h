@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// Between the C side and the kernels; what both compilers read.
+#ifndef COLDKV_RETRIEVAL_CUDA_LAUNCH_H
+#define COLDKV_RETRIEVAL_CUDA_LAUNCH_H
+
+#include <cuda_runtime_api.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+  GPU_CHUNK_SHIFT = 14,
+  GPU_CHUNK = 1 << GPU_CHUNK_SHIFT, /* records: their signatures, then their scales */
+  GPU_CHUNK_SCALES = 16 * GPU_CHUNK,
+  GPU_CHUNK_BYTES = 18 * GPU_CHUNK,
+  GPU_JOBS = 32, /* of a launch; they travel as its argument, which has 4096 bytes */
+  GPU_BINS = 2048, /* of counts that blocks share */
+};
+
+struct gpu_job {
+  uint32_t sign[4], magnitude[3][4]; /* as in struct query, little endian */
+  const uint8_t *const *chunks;      /* GPU memory */
+  int32_t magnitude_sum;
+  uint32_t begin, count;
+  uint32_t padding;
+};
+
+/* What the blocks that share a job tell each other. All zero before the first launch; every launch leaves `arrived`,
+ * `gathered`, `sampled`, `counted` and `bins` zero. */
+struct gpu_group {
+  uint32_t arrived, generation; /* barrier */
+  uint32_t gathered;            /* keys that were wanted to be gathered, more than `capacity` when some did not fit */
+  uint32_t sampled;
+  uint32_t again;               /* the sample misled: take the exact way */
+  uint32_t counted;             /* the exact way is at its end */
+  uint32_t shift, below;        /* of the digit to be counted; keys of lower prefixes */
+  unsigned long long prefix;
+  unsigned long long last; /* keys up to this are gathered */
+  uint32_t all;            /* that is all there are */
+  uint32_t bins[GPU_BINS];
+};
+
+struct gpu_launch {
+  struct gpu_job jobs[GPU_JOBS];
+  struct gpu_group *groups;   /* [job] */
+  uint64_t *gathered;         /* [job][capacity] */
+  uint64_t *keys;             /* [job][candidates] */
+  uint32_t *counts;           /* [job] */
+  uint32_t blocks;            /* that share a job */
+  uint32_t capacity, candidates;
+};
+
+/* How many blocks of a scan kernel the current device runs at a time, the lesser of both modes; 0 after an error. */
+uint32_t gpu_scan_blocks(uint32_t processors);
+
+/* Enqueues `jobs` * launch->blocks blocks, which must not be more than those. */
+cudaError_t gpu_scan_launch(const struct gpu_launch *launch, uint32_t jobs, int hamming, cudaStream_t stream);
+
+/* Turns `count` scales that are not valid into NaN, which compares with nothing. */
+cudaError_t gpu_scales_launch(uint16_t *scales, uint32_t count, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// What the C files of this folder know of each other.
+#ifndef COLDKV_RETRIEVAL_CUDA_MEMORY_H
+#define COLDKV_RETRIEVAL_CUDA_MEMORY_H
+
+#include "retrieval/cuda/gpu.h"
+#include "retrieval/cuda/launch.h"
+
+struct gpu {
+  int device;
+  cudaMemPool_t pool;
+  uint32_t blocks; /* of a scan that run at a time */
+  struct gpu_info info;
+};
+
+struct gpu_scan {
+  struct gpu *gpu;
+  uint32_t jobs_max, candidates_max;
+  uint32_t job_count, candidates; /* of the last start */
+  struct gpu_group *groups;       /* GPU memory from here on; [GPU_JOBS] */
+  uint64_t *gathered;             /* [GPU_JOBS][gpu_scan_capacity(candidates_max)] */
+  uint64_t *keys;                 /* [jobs_max][candidates_max] */
+  uint32_t *counts;               /* [jobs_max] */
+};
+
+/* Fills in the error and returns its negative code: ERR_MEMORY or ERR_IO. */
+int gpu_failed(struct error *error, cudaError_t status, const char *what);
+
+/* Pointers to the chunks of columns, in GPU memory. */
+const uint8_t *const *gpu_columns_table(const struct gpu_columns *columns);
+
+/* Keys gathered for one job, of which the best are selected: enough more than C that the sample can be rough. */
+static inline uint32_t gpu_scan_capacity(uint32_t candidates) {
+  enum { CAPACITY_MIN = 16384, CAPACITY_FACTOR = 4 };
+  return candidates * CAPACITY_FACTOR > CAPACITY_MIN ? candidates * CAPACITY_FACTOR : CAPACITY_MIN;
+}
+
+#endif

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+#include <stdlib.h>
+
+#include "retrieval/cuda/memory.h"
+
+static cudaError_t allocate(struct gpu_scan *scan) {
+  size_t keys = (size_t)scan->jobs_max * scan->candidates_max * sizeof(uint64_t);
+  size_t gathered = (size_t)GPU_JOBS * gpu_scan_capacity(scan->candidates_max) * sizeof(uint64_t);
+  cudaError_t status = cudaSetDevice(scan->gpu->device);
+  if (status == cudaSuccess)
+    status = cudaMalloc((void **)&scan->groups, GPU_JOBS * sizeof *scan->groups);
+  if (status == cudaSuccess)
+    status = cudaMalloc((void **)&scan->gathered, gathered);
+  if (status == cudaSuccess)
+    status = cudaMalloc((void **)&scan->keys, keys);
+  if (status == cudaSuccess)
+    status = cudaMalloc((void **)&scan->counts, scan->jobs_max * sizeof *scan->counts);
+  if (status == cudaSuccess)
+    status = cudaMemset(scan->groups, 0, GPU_JOBS * sizeof *scan->groups);
+  return status == cudaSuccess ? cudaDeviceSynchronize() : status; /* other streams do not wait for a memset */
+}
+
+int gpu_scan_create(struct gpu *gpu, uint32_t jobs_max, uint32_t candidates_max, struct gpu_scan **result,
+                    struct error *error) {
+  *result = NULL;
+  if (jobs_max == 0 || candidates_max == 0 || candidates_max > LIMIT_CANDIDATES_MAX)
+    return error_set(error, ERR_LIMIT, "a GPU scan of %u jobs with %u candidates", jobs_max, candidates_max);
+  struct gpu_scan *scan = calloc(1, sizeof *scan);
+  if (!scan)
+    return error_set(error, ERR_MEMORY, "out of memory for a GPU scan (%zu bytes)", sizeof *scan);
+  *scan = (struct gpu_scan){.gpu = gpu, .jobs_max = jobs_max, .candidates_max = candidates_max};
+  cudaError_t status = allocate(scan);
+  if (status != cudaSuccess) {
+    gpu_scan_destroy(scan);
+    return gpu_failed(error, status, "no memory for scans");
+  }
+  *result = scan;
+  return 0;
+}
+
+void gpu_scan_destroy(struct gpu_scan *scan) {
+  if (!scan)
+    return;
+  cudaSetDevice(scan->gpu->device);
+  cudaFree(scan->groups);
+  cudaFree(scan->gathered);
+  cudaFree(scan->keys);
+  cudaFree(scan->counts);
+  free(scan);
+}
+
+static void fill_job(struct gpu_job *job, const struct gpu_scan_job *from) {
+  *job = (struct gpu_job){
+      .chunks = gpu_columns_table(from->columns),
+      .magnitude_sum = from->query->magnitude_sum,
+      .begin = from->begin,
+      .count = from->count,
+  };
+  memcpy(job->sign, from->query->sign, sizeof job->sign);
+  memcpy(job->magnitude, from->query->magnitude, sizeof job->magnitude);
+}
+
+static int check(const struct gpu_scan *scan, const struct gpu_scan_job *jobs, uint32_t job_count, uint32_t candidates,
+                 struct error *error) {
+  if (job_count == 0 || job_count > scan->jobs_max || candidates == 0 || candidates > scan->candidates_max)
+    return error_set(error, ERR_BAD_PARAMS, "GPU scan of %u jobs with %u candidates, made for %u with %u", job_count,
+                     candidates, scan->jobs_max, scan->candidates_max);
+  for (uint32_t i = 0; i < job_count; i++) {
+    uint32_t there = gpu_columns_count(jobs[i].columns);
+    if (jobs[i].begin > there || jobs[i].count > there - jobs[i].begin)
+      return error_set(error, ERR_BAD_PARAMS, "GPU scan of records %u + %u of %u", jobs[i].begin, jobs[i].count, there);
+  }
+  return 0;
+}
+
+int gpu_scan_start(struct gpu_scan *scan, enum lookup_mode mode, const struct gpu_scan_job *jobs, uint32_t job_count,
+                   uint32_t candidates, void *stream, struct error *error) {
+  int result = check(scan, jobs, job_count, candidates, error);
+  if (result)
+    return result;
+  cudaError_t status = cudaSetDevice(scan->gpu->device);
+  if (status != cudaSuccess)
+    return gpu_failed(error, status, "cannot be used");
+  uint32_t most = scan->gpu->blocks < GPU_JOBS ? scan->gpu->blocks : GPU_JOBS;
+  scan->job_count = 0;
+  scan->candidates = candidates;
+  for (uint32_t first = 0, n; first < job_count; first += n) {
+    n = job_count - first < most ? job_count - first : most;
+    struct gpu_launch launch = {
+        .groups = scan->groups,
+        .gathered = scan->gathered,
+        .keys = scan->keys + (size_t)first * candidates,
+        .counts = scan->counts + first,
+        .blocks = scan->gpu->blocks / n,
+        .capacity = gpu_scan_capacity(candidates),
+        .candidates = candidates,
+    };
+    for (uint32_t i = 0; i < n; i++)
+      fill_job(&launch.jobs[i], &jobs[first + i]);
+    status = gpu_scan_launch(&launch, n, mode == LOOKUP_HAMMING, stream);
+    if (status != cudaSuccess)
+      return gpu_failed(error, status, "cannot launch a scan");
+  }
+  scan->job_count = job_count;
+  return 0;
+}
+
+int gpu_scan_finish(struct gpu_scan *scan, uint64_t *keys, uint32_t *counts, void *stream, struct error *error) {
+  size_t keys_bytes = (size_t)scan->job_count * scan->candidates * sizeof *keys;
+  cudaError_t status = cudaSetDevice(scan->gpu->device);
+  if (status == cudaSuccess)
+    status = cudaMemcpyAsync(counts, scan->counts, scan->job_count * sizeof *counts, cudaMemcpyDeviceToHost, stream);
+  if (status == cudaSuccess)
+    status = cudaMemcpyAsync(keys, scan->keys, keys_bytes, cudaMemcpyDeviceToHost, stream);
+  if (status == cudaSuccess)
+    status = cudaStreamSynchronize(stream);
+  return status == cudaSuccess ? 0 : gpu_failed(error, status, "a scan failed");
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// usage: check_gpu [SEED [ROUNDS]]
+//
+// Checks scans on the GPU against plain C, over random and extreme input, other at every run unless a seed is given.
+// Exits with 77 where there is no GPU.
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "proto/bytes.h"
+#include "retrieval/cuda/gpu.h"
+#include "retrieval/lane.h"
+#include "tests/proto/random.h"
+
+enum { ROUNDS = 60, JOBS_MAX = 80, RECORDS_MAX = 300000, SKIPPED = 77 };
+
+/* What records look like. */
+enum kind { RANDOM, SCALES_REAL, ALL_EQUAL, FEW_VALUES, LATE_BEST, SAMPLE_BEST, MOSTLY_INVALID, KINDS };
+static const char *const kind_names[] = {"random", "real scales", "all equal", "few values", "best late",
+                                         "best in the sample", "mostly invalid"};
+
+struct columns {
+  enum kind kind;
+  uint32_t count;
+  uint8_t *signature, *k_scale;
+  struct gpu_columns *gpu;
+};
+
+static struct random randomness;
+static struct error error;
+
+static void give_up(const char *what) {
+  fprintf(stderr, "check_gpu: %s: %s\n", what, error.text);
+  exit(1);
+}
+
+static void *allocate(size_t size) {
+  void *memory = malloc(size ? size : 1);
+  if (!memory)
+    abort();
+  return memory;
+}
+
+static uint32_t below(uint32_t n) { return (uint32_t)random_below(&randomness, n); }
+
+/* --- input ------------------------------------------------------------------------------------------------------- */
+
+static uint16_t make_scale(enum kind kind, uint32_t i, uint32_t count) {
+  uint16_t real = (uint16_t)(0x2c00 + below(0x400));
+  switch (kind) {
+  case RANDOM: return (uint16_t)random_u64(&randomness); /* subnormal, infinite, NaN, negative */
+  case SCALES_REAL: return real;
+  case ALL_EQUAL: return 0x3c00;
+  case FEW_VALUES: return below(50) ? (uint16_t)(below(3) * 0x3c00) : 0x7c00;
+  /* shares are read from their quarters' beginnings on: low scales there, or the only high ones */
+  case LATE_BEST: return i % (count / 64 + 1) < count / 128 ? 0x0001 : real;
+  case SAMPLE_BEST: return i % 8192 < 700 ? 0x7bff : (uint16_t)(i % 4096 ? 0x0001 : 0x7e00);
+  default: return i % 997 ? (uint16_t)(0x7c00 + below(0x400)) : real;
+  }
+}
+
+static void make_columns(struct gpu *gpu, struct columns *columns, void *stream) {
+  static const uint32_t edges[] = {0, 1, 2, 31, 33, 511, 2049, 16383, 16384, 16385, 65537};
+  uint32_t pick = below(4);
+  columns->kind = (enum kind)below(KINDS);
+  columns->count = pick == 0   ? edges[below(sizeof edges / sizeof *edges)]
+                   : pick == 1 ? below(20000)
+                               : below(RECORDS_MAX);
+  columns->signature = allocate((size_t)columns->count * 16);
+  columns->k_scale = allocate((size_t)columns->count * 2);
+  random_fill(&randomness, columns->signature, (size_t)columns->count * 16);
+  for (uint32_t i = 0; i < columns->count; i++) {
+    if (columns->kind == ALL_EQUAL)
+      memset(columns->signature + (size_t)i * 16, 0x5a, 16);
+    if (columns->kind == FEW_VALUES)
+      memset(columns->signature + (size_t)i * 16, below(2) ? 0xff : 0x0f, 16);
+    store_u16(columns->k_scale + (size_t)i * 2, make_scale(columns->kind, i, columns->count));
+  }
+  if (gpu_columns_create(gpu, &columns->gpu, &error))
+    give_up("columns");
+  for (uint32_t done = 0, n; done < columns->count; done += n) { /* as they come: some at a time */
+    n = below(3) ? below(columns->count - done) + 1 : below(100) + 1;
+    n = n < columns->count - done ? n : columns->count - done;
+    if (gpu_columns_append(columns->gpu, columns->signature + (size_t)done * 16, columns->k_scale + (size_t)done * 2, n,
+                           stream, &error))
+      give_up("append");
+  }
+}
+
+static void free_columns(struct columns *columns, void *stream) {
+  gpu_columns_destroy(columns->gpu, stream);
+  free(columns->signature);
+  free(columns->k_scale);
+}
+
+static void make_query(struct query *query) {
+  float row[QUERY_FLOATS];
+  uint32_t kind = below(5);
+  for (int i = 0; i < QUERY_FLOATS; i++) {
+    row[i] = (float)((int)below(2001) - 1000) * 0.37f;
+    if (kind == 1)
+      row[i] = below(2) ? 1.0f : -1.0f; /* all of them 7 or -7 */
+    if (kind == 2)
+      row[i] = i == 77 ? 3e38f : 0x1p-149f;
+    if (kind == 3 && below(10))
+      row[i] = 0;
+    if (kind == 4)
+      row[i] = below(7) ? 0.0f : -0.0f; /* mostly all zero */
+  }
+  if (!query_prepare_c(query, LIMIT_HEAD_DIM_MAX, (const uint8_t *)row))
+    abort();
+}
+
+/* --- reference --------------------------------------------------------------------------------------------------- */
+
+/* The best of a job, ascending; returns how many. */
+static uint32_t reference(const struct columns *columns, const struct gpu_scan_job *job, enum lookup_mode mode,
+                          uint32_t candidates, uint64_t *best) {
+  struct lookup_kernels kernels;
+  lookup_kernels_init(&kernels, 0);
+  struct record_columns part = {
+      .signature = columns->signature, .k_scale = columns->k_scale, .count = columns->count};
+  struct slice slices[1];
+  struct range range;
+  if (job->count == 0 || !range_init(&range, slices, &part, 1, job->begin, (uint64_t)job->begin + job->count))
+    return 0;
+  struct scan scan = {&kernels, mode, &range, job->query, 1, candidates};
+  static struct lane lane;
+  uint64_t *keys = allocate(lane_keys(&scan) * sizeof *keys);
+  lane_scan(&lane, &scan, keys, 0, range.tokens);
+  uint32_t count = lane.selects[0].count;
+  select_sort(lane.selects[0].keys, count);
+  memcpy(best, lane.selects[0].keys, count * sizeof *best);
+  free(keys);
+  return count;
+}
+
+/* --- rounds ------------------------------------------------------------------------------------------------------ */
+
+static bool check_job(const struct columns *columns, const struct gpu_scan_job *job, enum lookup_mode mode,
+                      uint32_t candidates, uint64_t *got, uint32_t got_count, uint64_t *wanted) {
+  uint32_t count = reference(columns, job, mode, candidates, wanted);
+  bool right = got_count == count;
+  if (right) {
+    select_sort(got, count);
+    right = memcmp(got, wanted, count * sizeof *got) == 0;
+    for (uint32_t i = count; i < candidates; i++)
+      right &= got[i] == UINT64_MAX;
+  }
+  if (!right)
+    fprintf(stderr, "WRONG: %s, %s, records %u + %u of %u, C %u: got %u, wanted %u\n",
+            mode == LOOKUP_HAMMING ? "hamming" : "weighted", kind_names[columns->kind], job->begin, job->count,
+            columns->count, candidates, got_count, count);
+  return right;
+}
+
+static uint32_t make_candidates(void) {
+  static const uint32_t edges[] = {1, 2, 1024, 4096, 4097, LIMIT_CANDIDATES_MAX};
+  return below(2) ? edges[below(sizeof edges / sizeof *edges)] : 1 + below(LIMIT_CANDIDATES_MAX);
+}
+
+static uint32_t run_round(struct gpu *gpu, struct gpu_scan *scan, uint32_t *jobs_done) {
+  static struct columns columns[4];
+  static struct query queries[JOBS_MAX];
+  struct gpu_scan_job jobs[JOBS_MAX];
+  uint32_t of[JOBS_MAX], counts[JOBS_MAX], candidates = make_candidates(), wrong = 0;
+  uint32_t heads = 1 + below(4), job_count = below(4) ? 1 + below(9) : 1 + below(JOBS_MAX);
+  enum lookup_mode mode = below(2) ? LOOKUP_HAMMING : LOOKUP_WEIGHTED;
+  for (uint32_t h = 0; h < heads; h++)
+    make_columns(gpu, &columns[h], NULL);
+  for (uint32_t j = 0; j < job_count; j++) {
+    of[j] = below(heads);
+    uint32_t count = columns[of[j]].count, begin = below(3) ? 0 : below(count + 1);
+    make_query(&queries[j]);
+    jobs[j] = (struct gpu_scan_job){columns[of[j]].gpu, &queries[j], begin,
+                                    below(3) ? count - begin : below(count - begin + 1)};
+  }
+  uint64_t *keys = allocate((size_t)job_count * candidates * sizeof *keys);
+  uint64_t *wanted = allocate(candidates * sizeof *wanted);
+  memset(keys, 0xa5, (size_t)job_count * candidates * sizeof *keys);
+  memset(counts, 0xa5, sizeof counts);
+  if (gpu_scan_start(scan, mode, jobs, job_count, candidates, NULL, &error))
+    give_up("start");
+  if (gpu_scan_finish(scan, keys, counts, NULL, &error))
+    give_up("finish");
+  for (uint32_t j = 0; j < job_count; j++)
+    wrong += !check_job(&columns[of[j]], &jobs[j], mode, candidates, keys + (size_t)j * candidates, counts[j], wanted);
+  for (uint32_t h = 0; h < heads; h++)
+    free_columns(&columns[h], NULL);
+  free(keys);
+  free(wanted);
+  *jobs_done += job_count;
+  return wrong;
+}
+
+int main(int argc, char **argv) {
+  uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) : (uint64_t)time(NULL);
+  uint32_t rounds = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 0) : ROUNDS, jobs = 0, wrong = 0;
+  struct gpu *gpu;
+  struct gpu_scan *scan;
+  struct gpu_info info;
+  if (gpu_create(&gpu, 0, &error)) {
+    printf("skipped: %s\n", error.text);
+    return error.code == ERR_NOT_SUPPORTED ? SKIPPED : 1;
+  }
+  gpu_info(gpu, &info);
+  printf("%s, seed %llu\n", info.name, (unsigned long long)seed);
+  fflush(stdout);
+  randomness.state = seed;
+  for (uint32_t r = 0; r < rounds; r++) {
+    /* now and then a new one, whose memory others have written before */
+    if (r % 8 == 0 && gpu_scan_create(gpu, JOBS_MAX, LIMIT_CANDIDATES_MAX, &scan, &error))
+      give_up("scan");
+    wrong += run_round(gpu, scan, &jobs);
+    if (r % 8 == 7 || r + 1 == rounds)
+      gpu_scan_destroy(scan);
+  }
+  gpu_destroy(gpu);
+  printf("%u jobs, %u wrong\n", jobs, wrong);
+  return wrong != 0;
+}

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// Scans on a GPU against reading its memory, in one run. The signatures of 32 layers take turns, which are far more
+// than its caches hold.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "retrieval/cuda/gpu.h"
+#include "tools/bench/bench.h"
+#include "tools/bench/columns.h"
+#include "tools/bench/measure.h"
+
+#ifdef COLDKV_CUDA
+#include "tools/bench/gpu_read.h"
+
+enum {
+  LAYERS = 32, /* Llama 3.1 8B */
+  HEADS = 8,
+  ROWS_MAX = 4, /* query heads of one kv head */
+  TOKENS = 1 << 20,
+  CANDIDATES = 1024,
+  TURNS = 10, /* each goes over all layers */
+  TURNS_QUICK = 2,
+  SAMPLES_MAX = LAYERS * TURNS,
+  READ_BYTES = 1 << 30,
+  SHIFT = 4099, /* records between the beginnings of two columns' contents */
+};
+
+struct bench {
+  struct gpu *gpu;
+  struct gpu_scan *scan;
+  struct gpu_columns *columns[LAYERS][HEADS];
+  struct query queries[HEADS * ROWS_MAX];
+  uint8_t *pool; /* GPU memory for the loops that only read */
+  uint32_t *sink;
+  cudaEvent_t begin, end;
+  uint32_t turns;
+  double samples[SAMPLES_MAX];
+};
+
+/* --- data -------------------------------------------------------------------------------------------------------- */
+
+/* All columns from one run of random records, each from another place on. */
+static int upload(struct bench *bench, struct error *error) {
+  size_t count = TOKENS + (size_t)LAYERS * HEADS * SHIFT;
+  uint64_t state = (uint64_t)(now_s() * 1e9);
+  uint8_t *signature = malloc(count * RECORD_SIGNATURE_BYTES), *k_scale = malloc(count * RECORD_K_SCALE_BYTES);
+  int result = signature && k_scale ? 0 : error_set(error, ERR_MEMORY, "no memory for %zu signatures", count);
+  if (!result) {
+    noise_bytes(&state, signature, count * RECORD_SIGNATURE_BYTES);
+    for (size_t i = 0; i < count; i++)
+      store_u16(k_scale + i * RECORD_K_SCALE_BYTES, random_scale(&state));
+  }
+  for (uint32_t i = 0; i < LAYERS * HEADS && !result; i++) {
+    struct gpu_columns **columns = &bench->columns[i / HEADS][i % HEADS];
+    size_t first = (size_t)i * SHIFT;
+    result = gpu_columns_create(bench->gpu, columns, error);
+    if (!result)
+      result = gpu_columns_append(*columns, signature + first * RECORD_SIGNATURE_BYTES,
+                                  k_scale + first * RECORD_K_SCALE_BYTES, TOKENS, NULL, error);
+  }
+  cudaDeviceSynchronize();
+  free(signature);
+  free(k_scale);
+  for (uint32_t r = 0; r < HEADS * ROWS_MAX && !result; r++) {
+    float row[RECORD_SIGNATURE_BITS];
+    random_query(&state, row);
+    if (!query_prepare_c(&bench->queries[r], LIMIT_HEAD_DIM_MAX, (const uint8_t *)row))
+      result = error_set(error, ERR_INTERNAL, "a random query is not finite");
+  }
+  return result;
+}
+
+/* Random bytes, again and again, for the loops that only read. */
+static int fill_pool(struct bench *bench, struct error *error) {
+  enum { NOISE_BYTES = 1 << 25 };
+  uint64_t state = 2;
+  uint8_t *noise = malloc(NOISE_BYTES);
+  if (!noise)
+    return error_set(error, ERR_MEMORY, "no memory for %d bytes", NOISE_BYTES);
+  noise_bytes(&state, noise, NOISE_BYTES);
+  cudaError_t status = cudaSuccess;
+  for (size_t at = 0; at < READ_BYTES && status == cudaSuccess; at += NOISE_BYTES)
+    status = cudaMemcpy(bench->pool + at, noise, NOISE_BYTES, cudaMemcpyHostToDevice);
+  free(noise);
+  return status == cudaSuccess ? 0 : error_set(error, ERR_IO, "GPU: %s", cudaGetErrorString(status));
+}
+
+static int create(struct bench *bench, struct error *error) {
+  int result = gpu_create(&bench->gpu, 0, error);
+  if (!result)
+    result = gpu_scan_create(bench->gpu, HEADS * ROWS_MAX, LIMIT_CANDIDATES_MAX, &bench->scan, error);
+  if (result)
+    return result;
+  if (cudaMalloc((void **)&bench->pool, READ_BYTES) != cudaSuccess ||
+      cudaMalloc((void **)&bench->sink, sizeof *bench->sink) != cudaSuccess ||
+      cudaEventCreate(&bench->begin) != cudaSuccess || cudaEventCreate(&bench->end) != cudaSuccess)
+    return error_set(error, ERR_MEMORY, "no GPU memory to read (%d bytes)", READ_BYTES);
+  result = fill_pool(bench, error);
+  return result ? result : upload(bench, error);
+}
+
+static void destroy(struct bench *bench) {
+  for (uint32_t i = 0; i < LAYERS * HEADS; i++)
+    gpu_columns_destroy(bench->columns[i / HEADS][i % HEADS], NULL);
+  gpu_scan_destroy(bench->scan);
+  if (bench->gpu) {
+    cudaFree(bench->pool);
+    cudaFree(bench->sink);
+  }
+  gpu_destroy(bench->gpu);
+}
+
+/* --- times ------------------------------------------------------------------------------------------------------- */
+
+static void start(struct bench *bench) { cudaEventRecord(bench->begin, NULL); }
+
+/* Seconds on the GPU's clock since start(). */
+static double stop(struct bench *bench) {
+  float ms = 0;
+  cudaEventRecord(bench->end, NULL);
+  cudaEventSynchronize(bench->end);
+  cudaEventElapsedTime(&ms, bench->begin, bench->end);
+  return (double)ms * 1e-3;
+}
+
+static int failed(struct error *error) {
+  cudaError_t status = cudaGetLastError();
+  return status == cudaSuccess ? 0 : error_set(error, ERR_IO, "GPU: %s", cudaGetErrorString(status));
+}
+
+/* Seconds that reading `bytes` takes the best loop, place by place; which loop that is. */
+static double time_read(struct bench *bench, size_t bytes, int *best) {
+  struct gpu_info info;
+  double least = 0;
+  gpu_info(bench->gpu, &info);
+  for (int kind = 0; kind < GPU_READ_KINDS; kind++) {
+    uint32_t places = (uint32_t)(READ_BYTES / bytes), count = 0;
+    for (uint32_t i = 0; i < 4 * bench->turns; i++) {
+      start(bench);
+      gpu_read_launch(kind, bench->pool + i % places * bytes, bytes, info.processors, bench->sink, NULL);
+      bench->samples[count] = stop(bench);
+      count += i >= 2; /* warm */
+    }
+    double time = median(bench->samples, count);
+    if (kind == 0 || time < least) {
+      least = time;
+      *best = kind;
+    }
+  }
+  return least;
+}
+
+static int start_layer(struct bench *bench, enum lookup_mode mode, uint32_t layer, uint32_t rows, uint32_t candidates,
+                       struct error *error) {
+  struct gpu_scan_job jobs[HEADS * ROWS_MAX];
+  for (uint32_t i = 0; i < HEADS * rows; i++)
+    jobs[i] = (struct gpu_scan_job){bench->columns[layer][i / rows], &bench->queries[i], 0, TOKENS};
+  return gpu_scan_start(bench->scan, mode, jobs, HEADS * rows, candidates, NULL, error);
+}
+
+/* Seconds of one layer's scan, launched alone. */
+static int time_layer(struct bench *bench, enum lookup_mode mode, uint32_t rows, uint32_t candidates, double *time,
+                      struct error *error) {
+  int result = 0;
+  uint32_t count = 0;
+  for (uint32_t i = 0; i < LAYERS * bench->turns && !result; i++) {
+    start(bench);
+    result = start_layer(bench, mode, i % LAYERS, rows, candidates, error);
+    bench->samples[count] = stop(bench);
+    count += i >= 4;
+  }
+  *time = median(bench->samples, count);
+  return result ? result : failed(error);
+}
+
+/* Seconds of all layers, one after the other. */
+static int time_token(struct bench *bench, enum lookup_mode mode, double *time, struct error *error) {
+  int result = 0;
+  uint32_t count = 0;
+  for (uint32_t i = 0; i < 2 * bench->turns && !result; i++) {
+    start(bench);
+    for (uint32_t layer = 0; layer < LAYERS && !result; layer++)
+      result = start_layer(bench, mode, layer, 1, CANDIDATES, error);
+    bench->samples[count] = stop(bench);
+    count += i >= 1;
+  }
+  *time = median(bench->samples, count);
+  return result ? result : failed(error);
+}
+
+/* --- output ------------------------------------------------------------------------------------------------------ */
+
+static double print_reads(struct bench *bench, struct bench_output *output) {
+  double layer_bytes = (double)HEADS * TOKENS * (RECORD_SIGNATURE_BYTES + RECORD_K_SCALE_BYTES);
+  int loop = 0;
+  double rate = READ_BYTES / time_read(bench, READ_BYTES, &loop);
+  bench_integer(output, "read_loop", (uint64_t)loop, "the fastest loop that only reads");
+  bench_figure(output, "read_gb_s", rate / 1e9, "GB/s, of 1 GiB: the device's read bandwidth");
+  bench_figure(output, "read_layer_over_read", layer_bytes / time_read(bench, (size_t)layer_bytes, &loop) / rate,
+               "what that loop reaches when it reads only as much as one weighted scan, launch and end included");
+  return rate;
+}
+
+static int print_layer(struct bench *bench, struct bench_output *output, enum lookup_mode mode, double rate,
+                       struct error *error) {
+  static const struct {
+    uint32_t rows, candidates;
+    const char *name;
+  } cases[] = {{1, CANDIDATES, ""}, {1, 4096, "_4096"}, {ROWS_MAX, CANDIDATES, "_rows4"}};
+  bool hamming = mode == LOOKUP_HAMMING;
+  double bytes = (double)HEADS * TOKENS * (RECORD_SIGNATURE_BYTES + (hamming ? 0 : RECORD_K_SCALE_BYTES));
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    char name[64], what[128];
+    double time;
+    int result = time_layer(bench, mode, cases[i].rows, cases[i].candidates, &time, error);
+    if (result)
+      return result;
+    snprintf(name, sizeof name, "%s%s_us", hamming ? "hamming" : "weighted", cases[i].name);
+    snprintf(what, sizeof what, "8 kv heads x 1M tokens, %u row%s each, best %u: %.1f MB", cases[i].rows,
+             cases[i].rows > 1 ? "s" : "", cases[i].candidates, bytes / 1e6);
+    bench_figure(output, name, time * 1e6, what);
+    snprintf(name, sizeof name, "%s%s_over_read", hamming ? "hamming" : "weighted", cases[i].name);
+    bench_figure(output, name, bytes / time / rate,
+                 i ? "" : hamming ? "wanted: at least 0.85" : "wanted: at least 0.75");
+  }
+  return 0;
+}
+
+static int print_token(struct bench *bench, struct bench_output *output, enum lookup_mode mode, double rate,
+                       struct error *error) {
+  bool hamming = mode == LOOKUP_HAMMING;
+  double bytes = (double)LAYERS * HEADS * TOKENS * (RECORD_SIGNATURE_BYTES + (hamming ? 0 : RECORD_K_SCALE_BYTES));
+  double time;
+  int result = time_token(bench, mode, &time, error);
+  if (result)
+    return result;
+  bench_figure(output, hamming ? "token_hamming_ms" : "token_weighted_ms", time * 1e3,
+               "32 layers x 8 heads x 1M tokens, layer by layer; wanted: at most 2");
+  bench_figure(output, hamming ? "token_hamming_bound_ms" : "token_weighted_bound_ms", bytes / rate * 1e3,
+               "reading as much alone");
+  return 0;
+}
+
+static int run(struct bench *bench, struct bench_output *output, struct error *error) {
+  struct gpu_info info;
+  int result = create(bench, error);
+  if (result)
+    return result;
+  gpu_info(bench->gpu, &info);
+  bench_machine(output, "cuda", "scans in the memory of a GPU; device events, medians");
+  bench_text(output, "gpu", info.name, "device");
+  bench_integer(output, "l2_mb", info.l2_bytes >> 20, "MB of second level cache");
+  bench_integer(output, "resident_mb", gpu_columns_bytes(TOKENS) * LAYERS * HEADS >> 20,
+                "MB of signatures and scales that take turns");
+  start(bench);
+  stop(bench);
+  start(bench);
+  bench_figure(output, "events_us", stop(bench) * 1e6, "between two events with nothing between them");
+  double rate = print_reads(bench, output);
+  result = print_layer(bench, output, LOOKUP_WEIGHTED, rate, error);
+  if (!result)
+    result = print_layer(bench, output, LOOKUP_HAMMING, rate, error);
+  if (!result)
+    result = print_token(bench, output, LOOKUP_WEIGHTED, rate, error);
+  return result ? result : print_token(bench, output, LOOKUP_HAMMING, rate, error);
+}
+
+int bench_cuda(const struct bench_options *options, struct bench_output *output, struct error *error) {
+  static struct bench bench;
+  bench = (struct bench){.turns = options->quick ? TURNS_QUICK : TURNS};
+  int result = run(&bench, output, error);
+  destroy(&bench);
+  return result;
+}
+#else
+int bench_cuda(const struct bench_options *options, struct bench_output *output, struct error *error) {
+  struct gpu *gpu;
+  (void)options;
+  (void)output;
+  return gpu_create(&gpu, 0, error);
+}
+#endif
