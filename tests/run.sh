@@ -70,7 +70,7 @@ suite() {
 }
 
 suite build 1 --buildtype=release
-suite build-asan 5 --buildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false
+suite build-asan 5 --buildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false -Dcuda=disabled
 
 echo "== fuzz targets"
 sh tests/fuzz/fuzz.sh >"$results/fuzz.log" 2>&1 || true

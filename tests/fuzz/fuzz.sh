@@ -24,7 +24,7 @@ clang -fsanitize=fuzzer,address,undefined "$trial/t.c" -o "$trial/t" >/dev/null 
 
 if [ ! -f $build/build.ninja ]; then
   CC=clang meson setup $build --buildtype=debugoptimized -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false \
-    -Dtests=disabled -Ddemo=disabled >"$trial/log" 2>&1 || { cat "$trial/log"; exit 1; }
+    -Dtests=disabled -Ddemo=disabled -Dcuda=disabled >"$trial/log" 2>&1 || { cat "$trial/log"; exit 1; }
 fi
 ninja -C $build fuzz_targets >"$trial/log" 2>&1 || { cat "$trial/log"; exit 1; }
 

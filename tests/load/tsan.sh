@@ -21,6 +21,7 @@ fi
 rm -f "$log"
 if [ ! -f $build/build.ninja ]; then
   meson setup $build --buildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false -Dtests=disabled -Ddemo=disabled \
+    -Dcuda=disabled \
     >"$log" 2>&1 || { cat "$log"; exit 1; }
 fi
 ninja -C $build daemon/coldkvd tests/load/load >"$log" 2>&1 || { cat "$log"; exit 1; }
