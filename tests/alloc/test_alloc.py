@@ -55,7 +55,9 @@ class Preloaded(Daemon):
 
     def environment(self):
         sanitizer = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0:detect_leaks=1"
-        return {"LD_PRELOAD": self.library, "COLDKV_ALLOC_CONTROL": self.control.path, "ASAN_OPTIONS": sanitizer}
+        known = os.path.join(os.path.dirname(os.path.abspath(__file__)), "leaks.supp")
+        return {"LD_PRELOAD": self.library, "COLDKV_ALLOC_CONTROL": self.control.path, "ASAN_OPTIONS": sanitizer,
+                "LSAN_OPTIONS": f"suppressions={known}:print_suppressions=0"}
 
     def start(self):
         if not self.control:

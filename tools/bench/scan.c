@@ -149,7 +149,8 @@ struct rounds {
 
 /* What is left of a chunk in the caches helps nobody, since a loop's next one is another's last but far back. */
 static struct record_columns chunk_of(const struct scan_data *data, uint32_t chunk) {
-  size_t first = (size_t)(chunk % (data->count / CHUNK)) * CHUNK;
+  uint32_t chunks = data->count / CHUNK;
+  size_t first = (size_t)(chunks ? chunk % chunks : 0) * CHUNK;
   return (struct record_columns){
       .signature = data->signature + first * RECORD_SIGNATURE_BYTES,
       .k_scale = data->k_scale + first * RECORD_K_SCALE_BYTES,
