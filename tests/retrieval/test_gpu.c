@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// usage: check_gpu [SEED [ROUNDS]]
+// usage: test_gpu [SEED [ROUNDS]]
 //
 // Checks scans on the GPU against plain C, over random and extreme input, other at every run unless a seed is given.
 // Exits with 77 where there is no GPU.
@@ -32,7 +32,7 @@ static struct random randomness;
 static struct error error;
 
 static void give_up(const char *what) {
-  fprintf(stderr, "check_gpu: %s: %s\n", what, error.text);
+  fprintf(stderr, "test_gpu: %s: %s\n", what, error.text);
   exit(1);
 }
 
