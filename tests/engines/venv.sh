@@ -1,0 +1,27 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The coldkv authors
+#
+# Makes the virtual environment of the engine tests, once for a machine and a requirements.txt, and prints its folder:
+#     "$(sh tests/engines/venv.sh)"/bin/python
+# It lies outside the build tree, in $COLDKV_ENGINES_VENV or else in the user's cache, because it takes minutes to make.
+# PYTHON names the interpreter (python3). What pip says goes to standard error.
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+python=${PYTHON:-python3}
+version=$("$python" -c 'import sys; print(sys.version)')
+hash=$({ printf '%s\n' "$version"; cat "$here/requirements.txt"; } | sha256sum | cut -c 1-16)
+venv=${COLDKV_ENGINES_VENV:-${XDG_CACHE_HOME:-$HOME/.cache}/coldkv/engines-$hash}
+
+mkdir -p "$(dirname "$venv")"
+exec 9> "$venv.lock"
+flock 9
+if [ "$(cat "$venv/coldkv-requirements" 2> /dev/null || true)" != "$hash" ]; then
+  "$python" -m venv --clear "$venv" >&2
+  torch=$(grep '^torch==' "$here/requirements.txt")
+  "$venv/bin/pip" install --disable-pip-version-check --quiet "$torch" >&2
+  "$venv/bin/pip" install --disable-pip-version-check --quiet -r "$here/requirements.txt" >&2
+  printf '%s\n' "$hash" > "$venv/coldkv-requirements"
+fi
+printf '%s\n' "$venv"
