@@ -65,6 +65,7 @@ look() {
   want_command aarch64-linux-gnu-gcc "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
   want_python msgpack python3-msgpack
   want_python numpy python3-numpy
+  want_python pytest python3-pytest
 }
 
 as_root() {

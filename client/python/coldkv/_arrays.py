@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The coldkv authors
+"""Addresses of arrays, never copies of them: numpy, torch, DLPack, and whatever has the buffer protocol."""
+from __future__ import annotations
+
+from typing import Any, Sequence, Tuple, Union
+
+import numpy as np
+
+ArrayLike = Any  # numpy array, torch tensor, DLPack or buffer exporter: no common type exists
+Ids = Union[Sequence[int], ArrayLike]
+
+
+def is_torch(array: Any) -> bool:
+    return type(array).__module__.partition(".")[0] == "torch" or hasattr(array, "data_ptr")
+
+
+def _torch_address(array: Any, name: str, dtype: np.dtype, shape: Tuple[int, ...]) -> int:
+    if array.device.type != "cpu":
+        raise TypeError(f"{name} is on {array.device}: this call takes arrays in the processor's memory, so use .cpu()")
+    kind = str(array.dtype).rpartition(".")[2]
+    if kind != dtype.name:
+        raise TypeError(f"{name} is {kind}, wanted {dtype.name}: convert it with .to(torch.{dtype.name})")
+    if tuple(array.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(array.shape)}, wanted {shape}")
+    if not array.is_contiguous():
+        raise ValueError(f"{name} is not contiguous: use .contiguous()")
+    if array.is_conj() or array.is_neg():
+        raise ValueError(f"{name} is a lazy view: use .resolve_neg()")
+    return array.data_ptr()
+
+
+def _as_numpy(array: Any, name: str) -> np.ndarray:
+    if isinstance(array, np.ndarray):
+        return array
+    if hasattr(array, "__dlpack__"):
+        return np.from_dlpack(array)
+    try:
+        return np.asarray(memoryview(array))
+    except TypeError:
+        raise TypeError(f"{name} is a {type(array).__name__}, wanted numpy, torch, DLPack or a buffer") from None
+
+
+def address(array: ArrayLike, name: str, dtype: Any, shape: Tuple[int, ...], writable: bool = False) -> int:
+    """Address of a C-contiguous array of that type and shape. Raises TypeError or ValueError rather than copying. The
+    array has to outlive the use of the address."""
+    dtype = np.dtype(dtype)
+    if is_torch(array):
+        return _torch_address(array, name, dtype, shape)
+    view = _as_numpy(array, name)
+    if view.dtype != dtype:
+        raise TypeError(f"{name} is {view.dtype}, wanted {dtype}")
+    if view.shape != shape:
+        raise ValueError(f"{name} has shape {view.shape}, wanted {shape}")
+    if not view.flags.c_contiguous:
+        raise ValueError(f"{name} is not contiguous: use numpy.ascontiguousarray")
+    if writable and not view.flags.writeable:
+        raise ValueError(f"{name} cannot be written to")
+    return view.ctypes.data
+
+
+def empty_like(array: ArrayLike) -> ArrayLike:
+    """A new array of the same kind, type and shape."""
+    if is_torch(array):
+        import torch
+        return torch.empty_like(array, memory_format=torch.contiguous_format)
+    return np.empty_like(_as_numpy(array, "q"))
+
+
+def integers(values: Ids, name: str, dtype: Any) -> np.ndarray:
+    """Ids or positions as a numpy array [n]: these few numbers are copied where their type differs."""
+    if is_torch(values):
+        values = values.detach().cpu().numpy()
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{name} has shape {array.shape}, wanted (n,)")
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"{name} is {array.dtype}, wanted integers")
+    limits = np.iinfo(dtype)
+    if array.size and (int(array.min()) < limits.min or int(array.max()) > limits.max):
+        raise ValueError(f"{name} has values outside {limits.min} to {limits.max}")
+    return np.ascontiguousarray(array, dtype=dtype)
