@@ -40,6 +40,15 @@ static int check_begin(const struct coldkv_conv *conv, const uint32_t *ids, uint
   return check_resumed(conv, ids, n, error);
 }
 
+/* What a device has found, of this block or one before. */
+static int check_found(const struct coldkv_conv *conv, struct error *error) {
+  uint64_t token;
+  if (!conv->device || !device_check(conv->device, &token))
+    return 0;
+  return error_set(error, ERR_NOT_FINITE, "q, k or v of the block of '%s' that begins at token %llu is not finite, or "
+                   "too long", conv->name, (unsigned long long)token);
+}
+
 /* Hands over what leaves the hot window. The block may not push a token out of the ring that was not encoded. */
 static int hand_over(struct coldkv_conv *conv, uint32_t n, struct error *error) {
   client_turn(conv->client, 0);
@@ -48,7 +57,11 @@ static int hand_over(struct coldkv_conv *conv, uint32_t n, struct error *error) 
     return -error->code;
   }
   uint64_t hot_first = conversation_hot_first(conv->tokens);
-  int result = hot_first > conv->handed ? handover_run(conv, hot_first, error) : 0;
+  int result = check_found(conv, error);
+  if (!result)
+    result = conv->tokens + n > conv->handed + HOT_RING ? handover_settle(conv, error) : handover_poll(conv, error);
+  if (!result && hot_first > handover_end(conv))
+    result = handover_run(conv, hot_first, error);
   if (result < 0)
     return result;
   if (conv->tokens + n > conv->handed + HOT_RING)
@@ -76,8 +89,17 @@ static void open_block(struct coldkv_conv *conv, const uint32_t *ids, uint32_t n
     if (positions)
       rope_angles(&conv->model->rope, positions[i], block->unrotate[i]);
   }
-  memset(block->done, 0, conv->model->layers);
+  memset(block->done, 0, 2 * (size_t)conv->model->layers); /* `prefetched` is behind it */
   block->open = true;
+}
+
+static int open_on_device(struct coldkv_conv *conv, const int64_t *positions, struct error *error) {
+  const struct block *block = &conv->block;
+  struct device_block opened = {.first = block->first, .hot_start = block->hot_start, .count = block->count,
+                                .packed = block->packed, .rotated = block->rotated};
+  if (positions)
+    memcpy(opened.positions, positions, block->count * sizeof *positions);
+  return device_begin(conv->device, &opened, conv->k, error);
 }
 
 static int begin(coldkv_conv *conv, const uint32_t *ids, uint32_t n, const int64_t *positions) {
@@ -91,7 +113,10 @@ static int begin(coldkv_conv *conv, const uint32_t *ids, uint32_t n, const int64
   if (result)
     return api_result(result, &error);
   open_block(conv, ids, n, positions);
-  return 0;
+  if (conv->device)
+    result = open_on_device(conv, positions, &error);
+  conv->block.open = result == 0;
+  return api_result(result, &error);
 }
 
 int coldkv_begin(coldkv_conv *conv, const uint32_t *ids, uint32_t n) { return begin(conv, ids, n, NULL); }
@@ -107,6 +132,9 @@ int coldkv_end(coldkv_conv *conv) {
   for (uint32_t layer = 0; layer < conv->model->layers; layer++)
     if (!conv->block.done[layer])
       return api_fail(ERR_STATE, "coldkv_end before layer %u of the block was attended or pushed", layer);
+  struct error error = {0};
+  if (check_found(conv, &error) || handover_poll(conv, &error))
+    return api_result(-error.code, &error);
   conv->block.open = false;
   conv->tokens += conv->block.count;
   resume_step(conv);
@@ -114,10 +142,18 @@ int coldkv_end(coldkv_conv *conv) {
   return 0;
 }
 
+/* What was found at token `end` or later is gone. */
+static void forget_found(struct coldkv_conv *conv, uint64_t end) {
+  uint64_t token;
+  if (conv->device && device_check(conv->device, &token) && token >= end)
+    device_forget(conv->device);
+}
+
 int coldkv_abort(coldkv_conv *conv) {
   if (!conv || !conv->block.open)
     return api_fail(ERR_STATE, "coldkv_abort without a block");
   conv->block.open = false;
+  forget_found(conv, conv->block.first);
   return 0;
 }
 
@@ -133,6 +169,9 @@ int coldkv_rewind(coldkv_conv *conv, uint64_t end) {
   if (end < conv->handed)
     return api_fail(ERR_RANGE, "cannot go back to token %llu of '%s': tokens before %llu are handed over",
                     (unsigned long long)end, conv->name, (unsigned long long)conv->handed);
+  if (end < handover_end(conv))
+    handover_drop(conv);
+  forget_found(conv, end);
   if (conv->plan.end > end)
     conv->plan.end = end;
   if (conv->tokens > end)

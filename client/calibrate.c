@@ -68,14 +68,16 @@ int calibrate_run(struct coldkv_conv *conv, uint64_t deadline_ms, struct error *
   float *means = malloc(2 * count * sizeof(float));
   if (!means)
     return error_set(error, ERR_MEMORY, "out of memory for the means of '%s'", model->name);
-  for (uint32_t layer = 0; layer < model->layers; layer++)
+  int result = conv->device ? device_means(conv->device, first, end, means, error) : 0;
+  for (uint32_t layer = 0; layer < model->layers && !conv->device; layer++)
     for (uint32_t head = 0; head < model->kv_heads; head++) {
       size_t at = ((size_t)layer * model->kv_heads + head) * d;
       mean_of(conv, layer, head, first, end, hot_key, means + at);
       mean_of(conv, layer, head, first, end, hot_value, means + count + at);
     }
   struct frozen *frozen = NULL;
-  int result = freeze(conv, means, end - first, deadline_ms, &frozen, error);
+  if (!result)
+    result = freeze(conv, means, end - first, deadline_ms, &frozen, error);
   free(means);
   return result ? result : conversation_bind(conv, frozen, deadline_ms, error);
 }

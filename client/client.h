@@ -15,6 +15,7 @@ struct coldkv_client {
   uint64_t backlog_bytes;
   struct coldkv_conv *conversations; /* linked by their `next` */
   uint32_t models;
+  uint32_t prefetching; /* lookups ahead of time that are not answered */
 };
 
 /* One turn: every conversation sends what it has to, the connection waits at most timeout_ms for the socket, answers

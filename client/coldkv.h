@@ -35,7 +35,8 @@
  * - Without a daemon the conversation goes on with the hot window alone and coldkv_get_status says so; see there.
  *
  * Every function that returns int returns 0 or a negative COLDKV_E code; coldkv_error() then has a sentence about it.
- * Arrays belong to the caller and are only read or written during the call, unless said otherwise. All floats are f32.
+ * Arrays belong to the caller and are only read or written during the call, unless said otherwise. All floats are f32,
+ * except in the GPU memory of the calls that end in _device.
  */
 #ifndef COLDKV_H
 #define COLDKV_H
@@ -58,6 +59,7 @@ extern "C" {
 /* Error codes. The daemon's own have the numbers of PROTOCOL.md. */
 enum coldkv_error_code {
   COLDKV_OK = 0,
+  COLDKV_ENOTSUPPORTED = -4,   /* a GPU that is not there, or not built for; a codec of a later version */
   COLDKV_EVERSION = -5,        /* daemon and library do not understand each other */
   COLDKV_ENOMODEL = -6,
   COLDKV_ENOCONVERSATION = -7, /* opened without create, and there is none of that name */
@@ -152,11 +154,23 @@ COLDKV_API void coldkv_fingerprint(uint8_t state[32], const void *data, size_t s
 
 typedef struct coldkv_conv coldkv_conv;
 
+/* Types of numbers in GPU memory. */
+enum coldkv_type {
+  COLDKV_F32 = 0,
+  COLDKV_F16 = 1,
+  COLDKV_BF16 = 2,
+};
+
 struct coldkv_conv_options {
   uint32_t k;          /* slots per (row, layer, kv head); 0: 64. coldkv_set_slots changes it later */
   uint32_t candidates; /* rescored per lookup; 0: the daemon's default */
   int hamming;         /* 1: scan by Hamming distance only (weaker; see README) */
   int must_exist;      /* 1: COLDKV_ENOCONVERSATION rather than a new conversation */
+  uint32_t device;     /* 0: hot window, codec and attention on the processor; n: on CUDA device n - 1, see below.
+                          COLDKV_ENOTSUPPORTED, and a sentence, where there is no such device or no CUDA */
+  uint32_t hot_type;   /* with a device, enum coldkv_type: how the hot window is kept there. Records are those of the
+                          keys and values so kept: with the type that the engine computes in, or with COLDKV_F32, nothing
+                          is lost. (Keys that come after RoPE are un-rotated in f32 first, and rounded to it.) */
 };
 
 /* Largest block of coldkv_begin, tokens exact before a block, sinks. */
@@ -216,6 +230,43 @@ COLDKV_API int coldkv_sync(coldkv_conv *conv);
 enum { COLDKV_REWIND_EXACT = 128 };
 COLDKV_API int coldkv_rewind(coldkv_conv *conv, uint64_t end);
 
+/* --- on a GPU ------------------------------------------------------------------------------------------------------
+ *
+ * A conversation opened with `device` keeps its hot window there, encodes what leaves it, decodes what comes back and
+ * attends, without the keys and values ever coming to the host; all calls above work with it, and all that is said about
+ * the daemon holds. Calls that take host arrays copy them there and wait. These take GPU memory of that device:
+ *
+ * - `type` is that of q, k, v and out alike, enum coldkv_type; shapes are those of the host's calls, densely packed,
+ *   16-byte aligned.
+ * - `stream` is a cudaStream_t (NULL: the default one). Work is enqueued there, in the order of the calls, and whatever
+ *   the engine enqueued before has come past when it starts. The arrays may be used again as the stream allows: out is
+ *   written, and q, k and v are read, when it comes past. Different calls may name different streams.
+ * - The host waits only where a lookup does, for the query to be computed and for the daemon's answer: not at all in a
+ *   block without lookups. Nothing here synchronizes the device, and nothing is allocated once the largest block and the
+ *   largest number of slots have been seen.
+ * - A NaN or infinity is found on the GPU and reported, as COLDKV_ENOTFINITE, by the first call that notices: this one,
+ *   or a later attend, push, end or begin. Nothing of it is stored. After it, coldkv_abort the block, and coldkv_rewind
+ *   to before the token that the sentence names if that is in an earlier block. */
+
+/* coldkv_attend with GPU memory. Another thread's CUDA calls are not in the way; the calling thread's current device is
+ * left as it was. */
+COLDKV_API int coldkv_attend_device(coldkv_conv *conv, uint32_t layer, const void *q, const void *k, const void *v,
+                                    void *out, int type, void *stream);
+
+/* coldkv_push with GPU memory. */
+COLDKV_API int coldkv_push_device(coldkv_conv *conv, uint32_t layer, const void *k, const void *v, int type,
+                                  void *stream);
+
+/* --- ahead of time ------------------------------------------------------------------------------------------------ */
+
+/* Inside a block: has the daemon look up one layer now, for a query [kv_heads * group][d] that the engine has already
+ * (that of the token before, or an estimate; in a block of coldkv_begin_rotated rotated for its first position), so that the pages are in memory when the real one comes. The answer is not
+ * used, and nothing waits for it: where it cannot be sent at once it is left out. coldkv_get_status counts. */
+COLDKV_API int coldkv_prefetch(coldkv_conv *conv, uint32_t layer, const float *q);
+
+/* The same with GPU memory. Waits until the stream has come to the query. */
+COLDKV_API int coldkv_prefetch_device(coldkv_conv *conv, uint32_t layer, const void *q, int type, void *stream);
+
 /* --- for engines with an attention of their own ------------------------------------------------------------------- */
 
 /* Gives the block's keys and values of one layer, [n][kv_heads][d], without computing attention. */
@@ -238,6 +289,10 @@ struct coldkv_slots {
 /* Finds the slots of one layer for the block's queries [n][kv_heads * group][d] (as in coldkv_attend). */
 COLDKV_API int coldkv_retrieve(coldkv_conv *conv, uint32_t layer, const float *q, struct coldkv_slots *slots);
 
+/* The same for queries in GPU memory. The slots are host arrays here, too. */
+COLDKV_API int coldkv_retrieve_device(coldkv_conv *conv, uint32_t layer, const void *q, int type, void *stream,
+                                      struct coldkv_slots *slots);
+
 /* --- what is going on --------------------------------------------------------------------------------------------- */
 
 struct coldkv_status {
@@ -252,7 +307,10 @@ struct coldkv_status {
   uint64_t bad_records; /* answers whose record failed its CRC here and was left out */
   uint64_t reconnects;
   uint64_t record_bytes, signature_bytes; /* of `stored` tokens: on disk, and of that scanned */
-  uint64_t hot_bytes;   /* held here for the hot window and the sinks */
+  uint64_t hot_bytes;   /* held here, or on the device, for the hot window and the sinks */
+  uint64_t device_bytes; /* memory of the device, hot_bytes included; 0 without one */
+  uint64_t pinned_bytes; /* host memory that the device reads and writes */
+  uint64_t prefetches, prefetches_used; /* sent, and of these followed by a lookup of that layer in the same block */
   uint64_t backlog_bytes;     /* held here until the daemon has them on disk */
   uint64_t backlog_bytes_max; /* past this coldkv_begin returns COLDKV_EBACKLOG */
   uint64_t waited_ms_max;     /* longest that one call waited for the daemon while generating */

@@ -140,6 +140,8 @@ static void free_conversation(struct coldkv_conv *conv) {
   backlog_finish(&conv->backlog);
   retrieved_finish(&conv->retrieved);
   hot_finish(&conv->hot);
+  device_destroy(conv->device);
+  free(conv->encoding);
   free(conv->plan.ids);
   free(conv->block.done);
   free(conv->scratch);
@@ -161,6 +163,8 @@ static int check_open(const coldkv_model *model, const char *name, const struct 
                       struct error *error) {
   if (!*name || strlen(name) > LIMIT_NAME_BYTES_MAX)
     return error_set(error, ERR_ARGUMENT, "a conversation's name has 1 to %u bytes", LIMIT_NAME_BYTES_MAX);
+  if (options && options->hot_type > COLDKV_BF16)
+    return error_set(error, ERR_ARGUMENT, "hot_type %u is none of enum coldkv_type", options->hot_type);
   if (options && (options->k > LIMIT_K_MAX || options->candidates > LIMIT_CANDIDATES_MAX))
     return error_set(error, ERR_ARGUMENT, "k %u and candidates %u: wanted at most %u and %u", options->k,
                      options->candidates, LIMIT_K_MAX, LIMIT_CANDIDATES_MAX);
@@ -168,6 +172,17 @@ static int check_open(const coldkv_model *model, const char *name, const struct 
     if (strcmp(other->name, name) == 0)
       return error_set(error, ERR_BUSY, "'%s' is open in this process already", name);
   return 0;
+}
+
+/* The hot window, here or on a device. */
+static int make_hot(struct coldkv_conv *conv, const struct coldkv_conv_options *options, struct error *error) {
+  const struct coldkv_model *model = conv->model;
+  if (!options || !options->device)
+    return hot_init(&conv->hot, model->layers, model->kv_heads, model->head_dim, error);
+  struct device_shape shape = {.layers = model->layers, .heads = model->kv_heads, .group = model->group,
+                               .head_dim = model->head_dim, .hot_type = options->hot_type, .rope = &model->rope,
+                               .softmax_scale = model->softmax_scale};
+  return device_create(&conv->device, options->device - 1, &shape, error);
 }
 
 static struct coldkv_conv *make_conversation(coldkv_model *model, const char *name,
@@ -183,10 +198,12 @@ static struct coldkv_conv *make_conversation(coldkv_model *model, const char *na
   conv->k = options && options->k ? options->k : DEFAULT_SLOTS;
   conv->candidates = options ? options->candidates : 0;
   conv->mode = options && options->hamming ? LOOKUP_HAMMING : LOOKUP_WEIGHTED;
-  conv->block.done = calloc(model->layers, 1);
+  conv->block.done = calloc(2, model->layers);
   if (conv->block.done && retrieved_init(&conv->retrieved, model->kv_heads, error) == 0 &&
-      hot_init(&conv->hot, model->layers, model->kv_heads, model->head_dim, error) == 0)
+      make_hot(conv, options, error) == 0) {
+    conv->block.prefetched = conv->block.done + model->layers;
     return conv;
+  }
   if (!conv->block.done)
     error_set(error, ERR_MEMORY, "out of memory for a conversation");
   free_conversation(conv);
@@ -221,7 +238,9 @@ int coldkv_open(coldkv_conv **conv, coldkv_model *model, const char *name,
 void coldkv_close(coldkv_conv *conv) {
   if (!conv)
     return;
+  struct error error;
   struct coldkv_conv **at = &conv->client->conversations;
+  handover_settle(conv, &error);
   client_turn(conv->client, 0); /* what is in the backlog goes out as far as the socket takes it */
   while (*at != conv)
     at = &(*at)->next;
@@ -246,6 +265,7 @@ int coldkv_get_status(const coldkv_conv *conv, struct coldkv_status *status) {
   uint64_t records = conv->stored * conv->model->layers * conv->model->kv_heads;
   uint64_t hot_first = conversation_hot_first(conv->tokens);
   const struct error *trouble = link_trouble(conv);
+  struct device_bytes used = conv->device ? device_usage(conv->device) : (struct device_bytes){0};
   if (!trouble->code)
     trouble = &conv->backlog.trouble;
   *status = (struct coldkv_status){
@@ -262,7 +282,11 @@ int coldkv_get_status(const coldkv_conv *conv, struct coldkv_status *status) {
       .reconnects = conv->reconnects,
       .record_bytes = records * RECORD_BYTES,
       .signature_bytes = records * (RECORD_SIGNATURE_BYTES + RECORD_K_SCALE_BYTES),
-      .hot_bytes = conv->hot.bytes,
+      .hot_bytes = conv->device ? used.hot : conv->hot.bytes,
+      .device_bytes = used.device,
+      .pinned_bytes = used.pinned,
+      .prefetches = conv->prefetches,
+      .prefetches_used = conv->prefetches_used,
       .backlog_bytes = conv->backlog.bytes,
       .backlog_bytes_max = conv->client->backlog_bytes,
       .waited_ms_max = conv->patience.waited_ms_max,

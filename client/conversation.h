@@ -11,6 +11,7 @@
 
 #include "client/backlog.h"
 #include "client/coldkv.h"
+#include "client/cuda/device.h"
 #include "client/hot.h"
 #include "client/model.h"
 #include "client/patience.h"
@@ -38,7 +39,8 @@ struct block {
   bool rotated;       /* q and k come after RoPE, for `positions` */
   float rows[COLDKV_BLOCK_MAX][ROPE_ROW_MAX];    /* rotations of the tokens' own indices */
   float unrotate[COLDKV_BLOCK_MAX][ROPE_ROW_MAX]; /* of `positions` */
-  uint8_t *done; /* [layers]: keys and values are there */
+  uint8_t *done;       /* [layers]: keys and values are there */
+  uint8_t *prefetched; /* [layers]: and not looked up since; behind `done` */
 };
 
 /* A sync append under way (sync.c). */
@@ -70,9 +72,12 @@ struct coldkv_conv {
   struct backlog backlog;
   struct sync sync;
   struct hot hot;
+  struct device *device; /* NULL: the processor keeps the hot window, encodes and attends */
+  bool device_frozen;    /* the device has the means */
+  struct frame *encoding; /* on the device, from `handed` on; not in the backlog yet */
   struct block block;
 
-  uint64_t lookups, lookups_missed, bad_records;
+  uint64_t lookups, lookups_missed, bad_records, prefetches, prefetches_used;
   struct patience patience;
   struct retrieved retrieved;
   float *scratch; /* of attend.c */
@@ -143,6 +148,17 @@ void resume_step(struct coldkv_conv *conv);
 /* Encodes the tokens [handed, end) and puts them in the backlog. Returns 1 when that is not possible yet, for want of
  * frozen means: they stay in the ring. -ERR_BACKLOG: nothing has changed. */
 int handover_run(struct coldkv_conv *conv, uint64_t end, struct error *error);
+
+/* Puts what a device encodes in the backlog: waits for it, or only if it is there. -ERR_NOT_FINITE, -ERR_IO: nothing of
+ * it is handed over. */
+int handover_settle(struct coldkv_conv *conv, struct error *error);
+int handover_poll(struct coldkv_conv *conv, struct error *error);
+
+/* One past the last token that is handed over or being encoded. */
+uint64_t handover_end(const struct coldkv_conv *conv);
+
+/* Forgets what is being encoded. */
+void handover_drop(struct coldkv_conv *conv);
 
 /* Freezes the means of the tokens held and binds the conversation to the model. */
 int calibrate_run(struct coldkv_conv *conv, uint64_t deadline_ms, struct error *error);

@@ -6,7 +6,8 @@
 
 #include "client/coldkv.h"
 
-_Static_assert(COLDKV_EVERSION == -ERR_VERSION && COLDKV_ENOMODEL == -ERR_NO_MODEL &&
+_Static_assert(COLDKV_ENOTSUPPORTED == -ERR_NOT_SUPPORTED && COLDKV_EVERSION == -ERR_VERSION &&
+                   COLDKV_ENOMODEL == -ERR_NO_MODEL &&
                    COLDKV_ENOCONVERSATION == -ERR_NO_CONVERSATION && COLDKV_EBUSY == -ERR_BUSY &&
                    COLDKV_EMODEL == -ERR_MODEL_MISMATCH && COLDKV_ECONFLICT == -ERR_CONFLICT &&
                    COLDKV_ERANGE == -ERR_RANGE && COLDKV_ELIMIT == -ERR_LIMIT && COLDKV_ECORRUPT == -ERR_CORRUPT &&
@@ -23,7 +24,6 @@ int api_code(int code) {
   switch (code) {
   case ERR_BAD_MESSAGE:
   case ERR_UNKNOWN_METHOD:
-  case ERR_NOT_SUPPORTED:
     return COLDKV_EVERSION;
   case ERR_BAD_PARAMS:
     return COLDKV_EARGUMENT;

@@ -40,6 +40,58 @@ static int encode(const struct coldkv_conv *conv, struct frame *frame, struct er
   return 0;
 }
 
+/* --- on a device -------------------------------------------------------------------------------------------------- */
+
+uint64_t handover_end(const struct coldkv_conv *conv) {
+  return conv->handed + (conv->encoding ? conv->encoding->count : 0);
+}
+
+/* Lets the device encode the frame, the only one that it does at a time. */
+static int encode_on_device(struct coldkv_conv *conv, struct frame *frame, struct error *error) {
+  int result = handover_settle(conv, error);
+  if (!result && !conv->device_frozen)
+    result = device_freeze(conv->device, &conv->frozen->codec, conv->frozen->mean_k, conv->frozen->mean_v, error);
+  if (result)
+    return result;
+  conv->device_frozen = true;
+  frame->first = conv->handed;
+  for (uint32_t i = 0; i < frame->count; i++)
+    frame->ids[i] = conv->hot.ids[(frame->first + i) % HOT_RING];
+  result = device_encode_start(conv->device, frame->first, frame->count, error);
+  if (!result)
+    conv->encoding = frame;
+  return result;
+}
+
+int handover_settle(struct coldkv_conv *conv, struct error *error) {
+  struct frame *frame = conv->encoding;
+  if (!frame)
+    return 0;
+  conv->encoding = NULL;
+  int result = device_encode_wait(conv->device, frame->records, error);
+  if (result) {
+    free(frame);
+    return error_prefix(error, "tokens of '%s' from %llu on", conv->name, (unsigned long long)conv->handed);
+  }
+  backlog_push(&conv->backlog, frame);
+  conv->handed += frame->count;
+  return 0;
+}
+
+int handover_poll(struct coldkv_conv *conv, struct error *error) {
+  return conv->encoding && device_encode_ready(conv->device) ? handover_settle(conv, error) : 0;
+}
+
+void handover_drop(struct coldkv_conv *conv) {
+  if (!conv->encoding)
+    return;
+  device_encode_wait(conv->device, conv->encoding->records, NULL);
+  free(conv->encoding);
+  conv->encoding = NULL;
+}
+
+/* --- room and means ----------------------------------------------------------------------------------------------- */
+
 /* True when so many bytes more fit. One frame always fits while the daemon is there to take it. */
 static bool fits(const struct coldkv_conv *conv, uint64_t bytes) {
   return conv->backlog.bytes + bytes <= conv->client->backlog_bytes || (conv->backlog.bytes == 0 && link_ready(conv));
@@ -88,22 +140,27 @@ static int get_means(struct coldkv_conv *conv, struct error *error) {
 
 int handover_run(struct coldkv_conv *conv, uint64_t end, struct error *error) {
   uint64_t token_bytes = model_token_bytes(conv->model);
-  int result = conv->frozen ? 0 : get_means(conv, error);
+  int result = handover_settle(conv, error);
+  if (!result && !conv->frozen)
+    result = get_means(conv, error);
   if (result)
     return result;
   uint32_t most = frame_tokens(conv);
-  uint64_t count = end - conv->handed, frames = (count + most - 1) / most;
+  uint64_t from = conv->handed, count = end - from, frames = (count + most - 1) / most;
   result = make_room(conv, frames * frame_bytes(0, 0) + count * (token_bytes + sizeof(uint32_t)), error);
-  while (!result && conv->handed < end) {
-    uint64_t left = end - conv->handed;
-    struct frame *frame = frame_create(conv->handed, left < most ? (uint32_t)left : most, token_bytes);
+  while (!result && from < end) {
+    uint64_t left = end - from;
+    struct frame *frame = frame_create(from, left < most ? (uint32_t)left : most, token_bytes);
     if (!frame)
       return error_set(error, ERR_MEMORY, "out of memory for the records of '%s'", conv->name);
-    result = encode(conv, frame, error);
+    result = conv->device ? encode_on_device(conv, frame, error) : encode(conv, frame, error);
     if (result) {
       free(frame);
       return result;
     }
+    from += frame->count;
+    if (conv->device)
+      continue;
     backlog_push(&conv->backlog, frame);
     conv->handed += frame->count;
   }

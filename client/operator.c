@@ -9,6 +9,7 @@
 #include "client/conversation.h"
 #include "client/error.h"
 #include "client/kernels/attend.h"
+#include "client/operator.h"
 #include "client/tuning.h"
 
 /* Vectors [count][d] before RoPE: the caller's own, or copies that have to be freed. */
@@ -17,7 +18,7 @@ struct plain {
   float *copy;
 };
 
-static int check_layer(const coldkv_conv *conv, uint32_t layer, const char *call, struct error *error) {
+int operator_check_layer(const coldkv_conv *conv, uint32_t layer, const char *call, struct error *error) {
   if (!conv->block.open)
     return error_set(error, ERR_STATE, "%s outside a block of '%s': call coldkv_begin first", call, conv->name);
   if (layer >= conv->model->layers)
@@ -25,8 +26,8 @@ static int check_layer(const coldkv_conv *conv, uint32_t layer, const char *call
   return 0;
 }
 
-static int check_keys_wanted(const coldkv_conv *conv, uint32_t layer, const char *call, struct error *error) {
-  int result = check_layer(conv, layer, call, error);
+int operator_check_keys(const coldkv_conv *conv, uint32_t layer, const char *call, struct error *error) {
+  int result = operator_check_layer(conv, layer, call, error);
   if (!result && conv->block.done[layer])
     return error_set(error, ERR_STATE, "%s: layer %u of this block has its keys and values already", call, layer);
   return result;
@@ -35,9 +36,14 @@ static int check_keys_wanted(const coldkv_conv *conv, uint32_t layer, const char
 /* NaN, infinities and overflow all make the comparison fail. */
 static int check_vectors(const coldkv_conv *conv, const float *x, uint32_t per_row, float norm_max, const char *what,
                          struct error *error) {
+  return operator_check_vectors(conv, x, conv->block.count, per_row, norm_max, what, error);
+}
+
+int operator_check_vectors(const coldkv_conv *conv, const float *x, uint32_t rows, uint32_t per_row, float norm_max,
+                           const char *what, struct error *error) {
   const struct attend_kernels *kernels = attend_kernels();
   uint32_t d = conv->model->head_dim;
-  for (uint32_t i = 0; i < conv->block.count * per_row; i++) {
+  for (uint32_t i = 0; i < rows * per_row; i++) {
     float squares;
     kernels->dots(x + (size_t)i * d, x + (size_t)i * d, 1, d, &squares);
     if (!(squares <= norm_max * norm_max))
@@ -85,7 +91,7 @@ static void put(coldkv_conv *conv, uint32_t layer, const float *k, const float *
 /* Attention with keys, values and queries before RoPE. */
 static int attend_plain(coldkv_conv *conv, uint32_t layer, const float *q, const float *k, const float *v, float *out,
                         struct error *error) {
-  int result = retrieve_run(conv, layer, q, error);
+  int result = retrieve_run(conv, layer, &(struct query_source){.q = q}, error);
   if (result)
     return result;
   put(conv, layer, k, v);
@@ -101,16 +107,18 @@ int coldkv_attend(coldkv_conv *conv, uint32_t layer, const float *q, const float
   struct error error = {0};
   uint32_t heads = conv->model->kv_heads, query_heads = heads * conv->model->group;
   struct plain plain_q = {0}, plain_k = {0};
-  int result = check_keys_wanted(conv, layer, "coldkv_attend", &error);
+  int result = operator_check_keys(conv, layer, "coldkv_attend", &error);
   if (!result)
     result = check_vectors(conv, q, query_heads, QUERY_NORM_MAX, "q", &error);
   if (!result)
     result = check_keys(conv, k, v, &error);
   if (!result)
     result = make_plain(conv, q, query_heads, &plain_q, &error);
-  if (!result)
+  if (!result && conv->device)
+    result = operator_attend_copies(conv, layer, plain_q.vectors, q, k, v, out, &error);
+  if (!result && !conv->device)
     result = make_plain(conv, k, heads, &plain_k, &error);
-  if (!result)
+  if (!result && !conv->device)
     result = attend_plain(conv, layer, plain_q.vectors, plain_k.vectors, v, out, &error);
   free(plain_q.copy);
   free(plain_k.copy);
@@ -122,9 +130,11 @@ int coldkv_push(coldkv_conv *conv, uint32_t layer, const float *k, const float *
     return api_fail(ERR_ARGUMENT, "coldkv_push needs a conversation, k and v");
   struct error error = {0};
   struct plain plain_k = {0};
-  int result = check_keys_wanted(conv, layer, "coldkv_push", &error);
+  int result = operator_check_keys(conv, layer, "coldkv_push", &error);
   if (!result)
     result = check_keys(conv, k, v, &error);
+  if (!result && conv->device)
+    return api_result(operator_push_copies(conv, layer, k, v, &error), &error);
   if (!result)
     result = make_plain(conv, k, conv->model->kv_heads, &plain_k, &error);
   if (!result)
@@ -139,16 +149,21 @@ int coldkv_retrieve(coldkv_conv *conv, uint32_t layer, const float *q, struct co
   struct error error = {0};
   uint32_t query_heads = conv->model->kv_heads * conv->model->group;
   struct plain plain_q = {0};
-  int result = check_layer(conv, layer, "coldkv_retrieve", &error);
+  int result = operator_check_layer(conv, layer, "coldkv_retrieve", &error);
   if (!result)
     result = check_vectors(conv, q, query_heads, QUERY_NORM_MAX, "q", &error);
   if (!result)
     result = make_plain(conv, q, query_heads, &plain_q, &error);
   if (!result)
-    result = retrieve_run(conv, layer, plain_q.vectors, &error);
+    result = retrieve_run(conv, layer, &(struct query_source){.q = plain_q.vectors}, &error);
   free(plain_q.copy);
   if (result)
     return api_result(result, &error);
+  operator_slots(conv, slots);
+  return 0;
+}
+
+void operator_slots(const coldkv_conv *conv, struct coldkv_slots *slots) {
   const struct retrieved *found = &conv->retrieved;
   *slots = (struct coldkv_slots){
       .rows = found->rows,
@@ -162,5 +177,4 @@ int coldkv_retrieve(coldkv_conv *conv, uint32_t layer, const float *q, struct co
       .values = found->values,
       .index = found->index,
   };
-  return 0;
 }

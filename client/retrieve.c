@@ -26,7 +26,7 @@ struct lookup {
 /* --- queries ----------------------------------------------------------------------------------------------------- */
 
 /* The query of one row and kv head: sum over the group, rotated to the mean expected distance, through the codec. */
-static int make_query(const struct coldkv_conv *conv, const float *expected, const float *q, float *out) {
+int retrieve_query(const struct coldkv_conv *conv, const float *expected, const float *q, float *out) {
   const struct coldkv_model *model = conv->model;
   uint32_t d = model->head_dim;
   float sum[LIMIT_HEAD_DIM_MAX] = {0}, moved[LIMIT_HEAD_DIM_MAX];
@@ -41,22 +41,21 @@ static int make_query(const struct coldkv_conv *conv, const float *expected, con
   return 0;
 }
 
-/* f32 [rows][kv_heads][128] of the whole block, malloc'd. */
-static int make_queries(struct coldkv_conv *conv, const float *q, float **queries, struct error *error) {
+/* f32 [rows][kv_heads][128] of the whole block; *made has to be freed. */
+static int make_queries(struct coldkv_conv *conv, const float *q, float **made, struct error *error) {
   struct coldkv_model *model = conv->model;
   uint32_t rows = conv->block.count, heads = model->kv_heads;
   const float *expected = model_expected(model, conv->block.first + rows);
-  *queries = malloc((size_t)rows * heads * RECORD_SIGNATURE_BITS * sizeof(float));
-  if (!*queries) {
+  float *queries = *made = malloc((size_t)rows * heads * RECORD_SIGNATURE_BITS * sizeof(float));
+  if (!queries) {
     error_set(error, ERR_MEMORY, "out of memory for the queries of a lookup");
     return -ERR_MEMORY;
   }
   for (uint32_t row = 0; row < rows; row++)
     for (uint32_t head = 0; head < heads; head++) {
       size_t place = (size_t)row * heads + head;
-      if (make_query(conv, expected, q + place * model->group * model->head_dim,
-                     *queries + place * RECORD_SIGNATURE_BITS)) {
-        free(*queries);
+      if (retrieve_query(conv, expected, q + place * model->group * model->head_dim,
+                         queries + place * RECORD_SIGNATURE_BITS)) {
         error_set(error, ERR_NOT_FINITE, "the lookup query of row %u, kv head %u is not finite", row, head);
         return -ERR_NOT_FINITE;
       }
@@ -153,9 +152,51 @@ static uint32_t rows_per_lookup(const struct coldkv_conv *conv, uint32_t *k) {
   return rows < conv->block.count ? (uint32_t)rows : conv->block.count;
 }
 
+/* The answer of a lookup ahead of time. */
+static void ahead_replied(void *context, uint64_t tag, const msgpack_object *result, const struct error *error) {
+  struct coldkv_client *client = context;
+  (void)tag;
+  (void)result;
+  (void)error;
+  client->prefetching--;
+}
+
+int retrieve_ahead(struct coldkv_conv *conv, uint32_t layer, const float *queries) {
+  struct connection *c = &conv->client->connection;
+  struct error error;
+  uint32_t k = conv->k;
+  client_turn(conv->client, 0);
+  if (!link_ready(conv) || conv->encoding || conv->backlog.cursor || conv->client->prefetching >= PREFETCHES_MAX ||
+      c->pending_count >= APPENDS_PENDING_MAX || !rows_per_lookup(conv, &k) || !k)
+    return 1;
+  struct msg_lookup params = {
+      .conversation = conv->handle,
+      .layer = layer,
+      .rows = 1,
+      .queries = span_of(queries, (uint64_t)conv->model->kv_heads * RECORD_SIGNATURE_BITS * sizeof(float)),
+      .k = k,
+      .candidates = conv->candidates && conv->candidates < k ? k : conv->candidates,
+      .mode = conv->mode,
+      .from = COLDKV_SINKS,
+      .before = conv->block.hot_start,
+  };
+  if (connection_send(c, METHOD_LOOKUP, &params, ahead_replied, conv->client, 0, &error))
+    return 1;
+  conv->client->prefetching++;
+  conv->prefetches++;
+  conv->block.prefetched[layer] = 1;
+  client_turn(conv->client, 0);
+  return 0;
+}
+
 /* All lookups of the block; any that fails makes the whole a miss. */
 static int look_up_rows(struct coldkv_conv *conv, uint32_t layer, const float *queries, uint64_t deadline_ms) {
-  int result = wait_to_send(conv, deadline_ms);
+  struct error error;
+  int result = handover_settle(conv, &error);
+  if (!result)
+    result = wait_to_send(conv, deadline_ms);
+  else
+    conv->last = error;
   if (result)
     return result;
   uint32_t k = conv->k, rows = rows_per_lookup(conv, &k);
@@ -192,7 +233,11 @@ static int look_up_all(struct coldkv_conv *conv, uint32_t layer, const float *qu
   return result;
 }
 
-int retrieve_run(struct coldkv_conv *conv, uint32_t layer, const float *q, struct error *error) {
+bool retrieve_wanted(const struct coldkv_conv *conv) {
+  return conv->k && conv->block.hot_start > COLDKV_SINKS && conv->frozen;
+}
+
+int retrieve_run(struct coldkv_conv *conv, uint32_t layer, const struct query_source *source, struct error *error) {
   struct retrieved *retrieved = &conv->retrieved;
   int result = slots_clear(retrieved, conv->block.count, conv->k, error);
   if (result)
@@ -206,17 +251,28 @@ int retrieve_run(struct coldkv_conv *conv, uint32_t layer, const float *q, struc
     conv->lookups_missed++;
     return 0;
   }
-  float *queries;
-  result = make_queries(conv, q, &queries, error);
-  if (result)
+  float *made = NULL;
+  const float *queries = NULL;
+  if (source->q) {
+    result = make_queries(conv, source->q, &made, error);
+    queries = made;
+  } else {
+    result = device_query_wait(conv->device, &queries, error);
+  }
+  if (result) {
+    free(made);
     return result;
+  }
+  conv->prefetches_used += conv->block.prefetched[layer];
+  conv->block.prefetched[layer] = 0;
   int missed = look_up_all(conv, layer, queries);
-  free(queries);
+  free(made);
   if (missed) {
     conv->lookups_missed++;
     return slots_clear(retrieved, conv->block.count, conv->k, error);
   }
-  struct slots_place place = {.layer = layer, .head_dim = conv->model->head_dim, .frozen = conv->frozen};
+  struct slots_place place = {.layer = layer, .head_dim = conv->model->head_dim, .frozen = conv->frozen,
+                              .keep_records = source->keep_records};
   uint64_t bad = 0;
   result = slots_finish(retrieved, &place, &bad, error);
   conv->bad_records += bad;

@@ -26,6 +26,7 @@ void retrieved_finish(struct retrieved *r) {
     free(u->records);
     free(u->keys);
     free(u->values);
+    free(u->chosen);
     free(u->order);
   }
   free(r->unions);
@@ -96,7 +97,9 @@ static int union_reserve(struct slot_union *u, uint32_t count, struct error *err
   /* keys and values are made when the final count is known */
   free(u->keys);
   free(u->values);
+  free(u->chosen);
   u->keys = u->values = NULL;
+  u->chosen = NULL;
   return 0;
 }
 
@@ -178,8 +181,13 @@ static int by_token(const void *a, const void *b) {
   return x->came < y->came ? -1 : x->came > y->came;
 }
 
-static bool reserve_decoded(struct slot_union *u, uint32_t head_dim) {
-  if (u->keys || !u->capacity)
+static bool reserve_decoded(struct slot_union *u, const struct slots_place *place) {
+  uint32_t head_dim = place->head_dim;
+  if (!u->capacity)
+    return true;
+  if (place->keep_records)
+    return u->chosen || (u->chosen = malloc((size_t)u->capacity * RECORD_BYTES));
+  if (u->keys)
     return true;
   u->keys = malloc((size_t)u->capacity * head_dim * sizeof(float));
   u->values = malloc((size_t)u->capacity * head_dim * sizeof(float));
@@ -207,8 +215,11 @@ static void decode_union(struct slot_union *u, uint32_t head, const struct entry
       continue;
     }
     if (!count || u->tokens[count - 1] != token) {
-      codec_decode(&frozen->codec, record, frozen->mean_k + mean, frozen->mean_v + mean, u->keys + (size_t)count * d,
-                   u->values + (size_t)count * d);
+      if (place->keep_records)
+        memcpy(u->chosen + (size_t)count * RECORD_BYTES, record, RECORD_BYTES);
+      else
+        codec_decode(&frozen->codec, record, frozen->mean_k + mean, frozen->mean_v + mean, u->keys + (size_t)count * d,
+                     u->values + (size_t)count * d);
       u->tokens[count++] = token; /* the entries hold those not seen yet */
     }
     u->order[came] = count - 1;
@@ -245,7 +256,7 @@ static int finish_head(struct retrieved *r, uint32_t head, const struct slots_pl
                        struct error *error) {
   struct slot_union *u = &r->unions[head];
   struct entry *entries = malloc((u->count + 1) * sizeof *entries);
-  if (!entries || !reserve_decoded(u, place->head_dim)) {
+  if (!entries || !reserve_decoded(u, place)) {
     free(entries);
     return error_set(error, ERR_MEMORY, "out of memory for %u slots", u->count);
   }

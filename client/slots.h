@@ -18,6 +18,7 @@ struct slots_wanted {
 struct slots_place {
   uint32_t layer, head_dim;
   const struct frozen *frozen;
+  bool keep_records; /* leave the decoding to a device */
 };
 
 /* No slots for so many rows, k columns. -ERR_MEMORY. */

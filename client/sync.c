@@ -98,7 +98,9 @@ int coldkv_sync(coldkv_conv *conv) {
   connection_try(&conv->client->connection, true);
   sync_lost(conv);
   conv->sync = (struct sync){.wanted = true};
-  int result = wait_durable(conv, clock_ms() + conv->client->sync_timeout_ms, &error);
+  int result = handover_settle(conv, &error);
+  if (!result)
+    result = wait_durable(conv, clock_ms() + conv->client->sync_timeout_ms, &error);
   sync_lost(conv);
   conv->sync = (struct sync){.wanted = false};
   return api_result(result, &error);

@@ -26,6 +26,7 @@ enum { HOT_TILE = 64, HOT_TILES = 8, HOT_RING = HOT_TILE * HOT_TILES };
 #define FRAME_OVERHEAD_BYTES 16384u  /* all of an append or lookup message that is not records or queries, at most */
 #define APPENDS_IN_FLIGHT_MAX 32u    /* leaves half of LIMIT_REQUESTS_PER_CONNECTION_MAX for everything else */
 #define APPENDS_PENDING_MAX 48u      /* requests of all conversations under way, past which no append is sent */
+#define PREFETCHES_MAX 8u            /* lookups ahead of time under way */
 #define ABANDONED_REQUESTS_MAX 32u   /* nobody waits for the answer any more; with more, a connection is given up */
 #define OUTPUT_BYTES_QUEUED (8u << 20) /* no further append is queued behind more than this */
 #define LOOKUP_BYTES_PER_RECORD 128u /* answered per row, kv head and slot, names and lengths included */
