@@ -51,38 +51,64 @@ size_t lane_keys(const struct scan *scan) {
   return (size_t)(scan->rows + 1) * select_capacity(scan->candidates, SCAN_BLOCK);
 }
 
-/* Describes the block of `slice` that begins with ordinal `at`; `next` is the slice after it, or NULL. */
-static struct scan_block block_at(const struct slice *slice, uint32_t at, uint32_t slice_end,
-                                  const struct slice *next) {
-  struct place here = {slice->columns, slice->begin + (at - slice->ordinal)}, after = here;
-  uint32_t count = slice_end - at < SCAN_BLOCK ? slice_end - at : SCAN_BLOCK;
-  if (at + count < slice_end)
-    after.entry += count;
-  else if (next)
-    after = (struct place){next->columns, next->begin};
-  return (struct scan_block){
-      .signature = place_signature(here),
-      .k_scale = place_k_scale(here),
-      .next_signature = place_signature(after),
-      .next_k_scale = place_k_scale(after),
-      .count = count,
-      .ordinal = at,
-  };
+/* --- runs --------------------------------------------------------------------------------------------------------- */
+
+void lane_share(struct lane_sharing *sharing, uint32_t lanes, uint32_t rows) {
+  atomic_init(&sharing->next, 0);
+  for (uint32_t r = 0; r < rows; r++)
+    select_bound_init(&sharing->bounds[r], lanes);
 }
 
-void lane_scan(struct lane *lane, const struct scan *scan, uint64_t *keys, uint32_t begin, uint32_t end) {
-  uint32_t capacity = select_capacity(scan->candidates, SCAN_BLOCK);
+/* Ordinals begin .. end - 1. */
+struct run {
+  uint32_t begin, end;
+};
+
+static struct run take_run(const struct scan *scan) {
+  uint64_t tokens = scan->range->tokens;
+  uint64_t begin = atomic_fetch_add_explicit(&scan->sharing->next, LANE_RUN, memory_order_relaxed);
+  uint64_t end = begin + LANE_RUN;
+  return (struct run){(uint32_t)(begin < tokens ? begin : tokens), (uint32_t)(end < tokens ? end : tokens)};
+}
+
+/* Scans a run block by block. `next` is the ordinal that comes after it; *slice holds the run's first one or comes
+ * before that. */
+static void scan_run(struct lane *lane, const struct scan *scan, uint64_t *spare, struct run run, uint32_t next,
+                     uint32_t *slice) {
+  const struct range *range = scan->range;
+  for (uint32_t at = run.begin; at < run.end;) {
+    struct place here = range_next(range, at, slice);
+    uint32_t left = range->slices[*slice].ordinal + range->slices[*slice].count - at;
+    uint32_t count = left < run.end - at ? left : run.end - at;
+    count = count < SCAN_BLOCK ? count : SCAN_BLOCK;
+    uint32_t after = at + count < run.end ? at + count : next, ahead = *slice;
+    struct place there = after < range->tokens ? range_next(range, after, &ahead) : here;
+    struct scan_block block = {
+        .signature = place_signature(here),
+        .k_scale = place_k_scale(here),
+        .next_signature = place_signature(there),
+        .next_k_scale = place_k_scale(there),
+        .count = count,
+        .ordinal = at,
+    };
+    scan_block(lane, scan, spare, &block);
+    at += count;
+  }
+}
+
+void lane_scan(struct lane *lane, uint32_t index, const struct scan *scan, uint64_t *keys) {
+  uint32_t capacity = select_capacity(scan->candidates, SCAN_BLOCK), slice = 0;
   uint64_t *spare = keys + (size_t)scan->rows * capacity;
-  for (uint32_t r = 0; r < scan->rows; r++)
+  for (uint32_t r = 0; r < scan->rows; r++) {
     select_init(&lane->selects[r], keys + (size_t)r * capacity, scan->candidates, SCAN_BLOCK);
-  for (uint32_t s = 0, at = begin; s < scan->range->slice_count && at < end; s++) {
-    const struct slice *slice = &scan->range->slices[s];
-    uint32_t slice_end = slice->ordinal + slice->count < end ? slice->ordinal + slice->count : end;
-    while (at < slice_end) { /* slices before `begin` end before it */
-      struct scan_block block = block_at(slice, at, slice_end, slice_end < end ? slice + 1 : NULL);
-      scan_block(lane, scan, spare, &block);
-      at += block.count;
-    }
+    if (scan->sharing)
+      select_join(&lane->selects[r], &scan->sharing->bounds[r], index);
+  }
+  struct run run = {0, scan->range->tokens}, next = {run.end, run.end};
+  for (run = scan->sharing ? take_run(scan) : run; run.begin < run.end; run = next) {
+    if (scan->sharing) /* now, so that its first block is fetched in time */
+      next = take_run(scan);
+    scan_run(lane, scan, spare, run, next.begin, &slice);
   }
   for (uint32_t r = 0; r < scan->rows; r++)
     select_finish(&lane->selects[r], spare);

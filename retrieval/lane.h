@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// A lane: one thread's share of a scan. Lanes take neighbouring runs of ordinals, so that their candidates one after
-// another go slice by slice again, and the best of all are among the best of each.
+// A lane: one thread's share of a scan. Lanes take runs of ordinals in turn, each the next when it is done with one, and
+// tell each other what can no longer be among the best; so all end at about the same time, and the best of all are among
+// the best of each.
 #ifndef COLDKV_RETRIEVAL_LANE_H
 #define COLDKV_RETRIEVAL_LANE_H
 
@@ -14,7 +15,8 @@
 enum {
   LANE_ROWS = 16,           /* that share one pass over the signatures */
   LANE_TOKENS_MIN = 65536,  /* below this a second thread costs more than it brings */
-  LANE_COUNT_MAX = 64,
+  LANE_RUN = 16384,         /* ordinals that a lane takes at once: some 40 us */
+  LANE_COUNT_MAX = SELECT_LANES_MAX,
 };
 
 struct lane {
@@ -23,7 +25,16 @@ struct lane {
   struct scan_distances distances[LANE_ROWS];
 };
 
-/* What all lanes of a scan share; they only read it. */
+/* What the lanes of a scan tell each other. */
+struct lane_sharing {
+  _Atomic uint64_t next; /* the first ordinal that no lane has taken */
+  struct select_bound bounds[LANE_ROWS];
+};
+
+/* Call before the lanes begin. */
+void lane_share(struct lane_sharing *sharing, uint32_t lanes, uint32_t rows);
+
+/* What all lanes of a scan have in common. */
 struct scan {
   const struct lookup_kernels *kernels;
   enum lookup_mode mode;
@@ -31,12 +42,14 @@ struct scan {
   const struct query *queries;
   uint32_t rows;       /* at most LANE_ROWS */
   uint32_t candidates; /* C */
+  struct lane_sharing *sharing; /* NULL: there is one lane */
 };
 
 /* Keys that one lane needs memory for: those of its rows, and as many spare ones as one row has. */
 size_t lane_keys(const struct scan *scan);
 
-/* Leaves the best candidates of the ordinals begin .. end - 1 for each row in its select. */
-void lane_scan(struct lane *lane, const struct scan *scan, uint64_t *keys, uint32_t begin, uint32_t end);
+/* As lane number `index`: scans runs until there are none left, and leaves in each row's select those of its ordinals
+ * that may be among the best C of all, ascending, at most C. */
+void lane_scan(struct lane *lane, uint32_t index, const struct scan *scan, uint64_t *keys);
 
 #endif

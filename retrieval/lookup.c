@@ -24,6 +24,7 @@ struct lookup_scratch {
   struct range range;
   uint32_t lane_count;
   struct select found[LANE_ROWS];
+  struct lane_sharing sharing;
 };
 
 /* --- memory ------------------------------------------------------------------------------------------------------ */
@@ -91,19 +92,18 @@ struct shares {
 
 static void scan_share(void *context, uint32_t index) {
   const struct shares *shares = context;
-  uint64_t tokens = shares->scan->range->tokens;
-  uint32_t begin = (uint32_t)(tokens * index / shares->lane_count);
-  uint32_t end = (uint32_t)(tokens * (index + 1) / shares->lane_count);
-  lane_scan(&shares->lanes[index], shares->scan, shares->keys + index * lane_keys(shares->scan), begin, end);
+  lane_scan(&shares->lanes[index], index, shares->scan, shares->keys + index * lane_keys(shares->scan));
 }
 
-/* Leaves the candidates of every row in scratch->found, slice by slice. */
+/* Leaves the candidates of every row in scratch->found, of each lane's slice by slice. */
 static void scan_rows(struct lookup_scratch *scratch, const struct lookup_team *team, const struct scan *scan) {
   struct shares shares = {scan, scratch->lanes.data, scratch->keys.data, scratch->lane_count};
-  if (shares.lane_count == 1)
+  if (shares.lane_count == 1) {
     scan_share(&shares, 0);
-  else
+  } else {
+    lane_share(scan->sharing, shares.lane_count, scan->rows);
     team->run(team, shares.lane_count, scan_share, &shares);
+  }
   for (uint32_t r = 0; r < scan->rows; r++) {
     struct select *found = &scratch->found[r];
     *found = shares.lanes[0].selects[r];
@@ -125,7 +125,7 @@ static void scan_rows(struct lookup_scratch *scratch, const struct lookup_team *
 
 /* --- rescoring and winners --------------------------------------------------------------------------------------- */
 
-/* Finds where candidate i lies and asks for what rescoring it reads; candidates come slice by slice. */
+/* Finds where candidate i lies and asks for what rescoring it reads; candidates come mostly slice by slice. */
 static void fetch(const struct lookup_scratch *scratch, const struct select *select, uint32_t i, uint32_t end,
                   uint32_t *slice, struct place places[RESCORE_AHEAD]) {
   if (i >= end)
@@ -291,6 +291,7 @@ static int prepare(struct lookup_scratch *scratch, const struct lookup_request *
       .range = &scratch->range,
       .rows = request->rows < LANE_ROWS ? request->rows : LANE_ROWS,
       .candidates = wanted < tokens ? wanted : tokens + !tokens,
+      .sharing = scratch->lane_count > 1 ? &scratch->sharing : NULL,
   };
   result = reserve(&scratch->queries, request->rows * sizeof(struct query), error);
   if (!result)

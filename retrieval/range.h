@@ -34,8 +34,10 @@ bool range_init(struct range *range, struct slice *slices, const struct record_c
 /* Where ordinal < range->tokens lies. */
 struct place range_find(const struct range *range, uint32_t ordinal);
 
-/* The same for ordinals whose slices ascend from call to call; *slice is 0 before the first. */
+/* The same for ordinals whose slices mostly ascend from call to call; *slice is 0 before the first. */
 static inline struct place range_next(const struct range *range, uint32_t ordinal, uint32_t *slice) {
+  if (ordinal < range->slices[*slice].ordinal)
+    *slice = 0;
   const struct slice *at = &range->slices[*slice];
   while (ordinal - at->ordinal >= at->count) {
     at++;

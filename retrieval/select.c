@@ -86,9 +86,11 @@ void select_init(struct select *select, uint64_t *keys, uint32_t limit, uint32_t
   assert(limit >= 1);
   *select = (struct select){.keys = keys, .limit = limit, .capacity = select_capacity(limit, step)};
   select->threshold = SELECT_RANK_NEVER;
+  select->low = UINT32_MAX;
+  select->trim_at = 2 * limit;
 }
 
-/* Before the first trim: ranks beyond the worst of more than enough keys cannot get in. */
+/* Before the first trim: the ranks there are. Those beyond the worst of enough keys cannot get in. */
 static void find_bounds(struct select *select) {
   uint32_t low = UINT32_MAX, high = 0;
   for (uint32_t i = 0; i < select->count; i++) {
@@ -97,7 +99,9 @@ static void find_bounds(struct select *select) {
     high = rank > high ? rank : high;
   }
   select->low = low;
-  select->threshold = high + 1;
+  select->high = high;
+  if (select->count >= select->limit && high < select->threshold)
+    select->threshold = high + 1;
 }
 
 /* Drops all but the best `limit`. A later key of the same rank as the worst that is kept loses against it, so that only
@@ -121,45 +125,120 @@ static uint32_t count_below(const struct select *select, uint32_t end) {
   return count;
 }
 
-/* Drops about as much in less time: counts a sample of the keys by equal parts of the ranks that they can have, and
- * drops whole parts. Returns false when that would drop too much, or too little because keys crowd in one part. */
-static bool trim_roughly(struct select *select) {
-  uint32_t low = select->low, high = select->threshold, sizes[PARTS + 1] = {0}, shift = 0, part = 0;
-  uint32_t step = select->limit < SAMPLE_FROM ? 1 : SAMPLE_STEP;
-  uint32_t wanted = select->limit / step, kept = 0;
-  if (step > 1)
-    wanted += wanted / 16; /* so that chance seldom leaves fewer than `limit` */
-  while ((high - low) >> shift >= PARTS)
-    shift++;
-  for (uint32_t i = 0; i < select->count; i += step) {
-    uint32_t rank = select_key_rank(select->keys[i]); /* at most `high`, and below `low` only if it came later */
-    sizes[rank > low ? (rank - low) >> shift : 0]++;
-  }
-  while (part < PARTS && (kept += sizes[part]) < wanted)
-    part++;
-  uint32_t end = low + ((part + 1) << shift), n = 0;
-  kept = part < PARTS ? count_below(select, end) : 0;
-  if (kept < select->limit || kept > select->limit + select->limit / 2)
-    return false;
+/* Drops the keys of ranks from `end` on; no others can get in any more. */
+static void cut(struct select *select, uint32_t end) {
+  uint32_t n = 0;
   for (uint32_t i = 0; i < select->count; i++) {
     select->keys[n] = select->keys[i];
     n += select_key_rank(select->keys[i]) < end;
   }
   select->count = n;
-  select->threshold = end;
-  return true;
+  if (end < select->threshold)
+    select->threshold = end;
 }
 
+/* A rank below which there are at least `wanted` of the keys and at most half as many more, found in little time: counts
+ * a sample of the keys by equal parts of the ranks that they can have. Returns false when the sample misled, or keys
+ * crowd in one part. */
+static bool rough_end(const struct select *select, uint32_t wanted, uint32_t *end) {
+  uint32_t low = select->low, high = select->high < select->threshold ? select->high : select->threshold;
+  uint32_t sizes[PARTS + 1] = {0}, shift = 0, part = 0, step = wanted < SAMPLE_FROM ? 1 : SAMPLE_STEP;
+  uint32_t sampled = wanted / step, kept = 0;
+  if (step > 1)
+    sampled += sampled / 16; /* so that chance seldom leaves fewer than `wanted` */
+  while (high > low && (high - low) >> shift >= PARTS)
+    shift++;
+  for (uint32_t i = 0; i < select->count; i += step) {
+    uint32_t rank = select_key_rank(select->keys[i]); /* may have come after low and high were set */
+    sizes[rank <= low ? 0 : rank <= high ? (rank - low) >> shift : PARTS]++;
+  }
+  while (part < PARTS && (kept += sizes[part]) < sampled)
+    part++;
+  if (part == PARTS)
+    return false;
+  *end = low + ((part + 1) << shift);
+  kept = count_below(select, *end);
+  return kept >= wanted && kept <= wanted + wanted / 2;
+}
+
+/* --- lanes ------------------------------------------------------------------------------------------------------- */
+
+void select_bound_init(struct select_bound *bound, uint32_t lanes) {
+  assert(lanes >= 1 && lanes <= SELECT_LANES_MAX);
+  bound->lanes = lanes;
+  atomic_init(&bound->threshold, SELECT_RANK_NEVER);
+  for (uint32_t i = 0; i < lanes; i++)
+    atomic_init(&bound->parts[i], SELECT_RANK_NEVER);
+}
+
+/* Keys of one lane that make `limit` together with as many of each other. */
+static uint32_t lane_part(const struct select *select) {
+  return (select->limit + select->bound->lanes - 1) / select->bound->lanes;
+}
+
+void select_join(struct select *select, struct select_bound *bound, uint32_t lane) {
+  select->bound = bound;
+  select->lane = lane;
+  select->trim_at = 2 * lane_part(select);
+}
+
+/* What all lanes together know. Every value stays true for ever, so no order among the reads is needed. */
+static uint32_t bound_threshold(const struct select *select) {
+  return atomic_load_explicit(&select->bound->threshold, memory_order_relaxed);
+}
+
+/* Tells the others below which rank this lane has its part of the best. Together that is `limit` keys below the highest
+ * of these ranks. */
+static void publish(struct select *select, uint64_t *spare) {
+  struct select_bound *bound = select->bound;
+  uint32_t end, part = lane_part(select), highest = 0;
+  if (!rough_end(select, part, &end))
+    end = select_key_rank(nth_smallest(select->keys, select->count, part - 1, spare)) + 1;
+  atomic_store_explicit(&bound->parts[select->lane], end, memory_order_relaxed);
+  for (uint32_t i = 0; i < bound->lanes; i++) {
+    uint32_t other = atomic_load_explicit(&bound->parts[i], memory_order_relaxed);
+    highest = other > highest ? other : highest;
+  }
+  uint32_t known = atomic_load_explicit(&bound->threshold, memory_order_relaxed);
+  while (highest < known &&
+         !atomic_compare_exchange_weak_explicit(&bound->threshold, &known, highest, memory_order_relaxed,
+                                                memory_order_relaxed))
+    ;
+}
+
+/* Drops what cannot be among the best of all lanes, and waits for another part before it tries again. */
+static void trim_lane(struct select *select, uint64_t *spare) {
+  uint32_t part = lane_part(select);
+  publish(select, spare);
+  cut(select, bound_threshold(select));
+  select->trim_at = select->count + part;
+  if (select->trim_at > 2 * select->limit)
+    select->trim_at = 2 * select->limit;
+}
+
+/* --- trimming ---------------------------------------------------------------------------------------------------- */
+
 void select_make_room(struct select *select, uint32_t step, uint64_t *spare) {
-  if (select->capacity - select->count >= step + SELECT_SLACK || select->count <= select->limit)
+  uint32_t end;
+  if (select->bound && bound_threshold(select) < select->threshold)
+    select->threshold = bound_threshold(select);
+  if (select->count <= select->trim_at)
     return;
-  if (select->threshold == SELECT_RANK_NEVER)
+  if (select->low == UINT32_MAX)
     find_bounds(select);
-  if (!trim_roughly(select))
+  if (select->bound)
+    trim_lane(select, spare);
+  if (select->capacity - select->count >= step + SELECT_SLACK)
+    return;
+  if (rough_end(select, select->limit, &end))
+    cut(select, end);
+  else
     trim(select, spare);
 }
 
 void select_finish(struct select *select, uint64_t *spare) {
+  if (select->bound)
+    cut(select, bound_threshold(select));
   if (select->count > select->limit)
     trim(select, spare);
 }

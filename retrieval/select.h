@@ -6,8 +6,11 @@
 #ifndef COLDKV_RETRIEVAL_SELECT_H
 #define COLDKV_RETRIEVAL_SELECT_H
 
+#include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
+
+enum { SELECT_LANES_MAX = 64 };
 
 /* Keys past the last that what puts keys in may write to. */
 enum { SELECT_SLACK = 16 };
@@ -42,6 +45,14 @@ static inline uint64_t select_key(uint32_t rank, uint32_t ordinal) { return (uin
 static inline uint32_t select_key_rank(uint64_t key) { return (uint32_t)(key >> 32); }
 static inline uint32_t select_key_ordinal(uint64_t key) { return (uint32_t)key; }
 
+/* What the lanes of one scan tell each other, so that each of them can drop what the others have made hopeless. It saves
+ * work only: at whatever time a lane reads it, the best of all lanes stay. */
+struct select_bound {
+  uint32_t lanes;
+  _Atomic uint32_t threshold; /* no rank from here on is among the best of all lanes */
+  _Atomic uint32_t parts[SELECT_LANES_MAX]; /* this lane has its part of `limit` keys, rounded up, below this rank */
+};
+
 /* Keeps the `limit` smallest of the keys put in. What is put in after a call of select_make_room has higher ordinals
  * than all before it; keys stay in the order they came in. */
 struct select {
@@ -50,13 +61,21 @@ struct select {
   uint32_t limit;     /* C, at least 1 */
   uint32_t capacity;
   uint32_t threshold; /* only ranks below this can still get in */
-  uint32_t low;       /* the least rank at the first trim */
+  uint32_t low, high; /* the least and the highest rank at the first trim */
+  uint32_t trim_at;   /* the count above which it is time to trim */
+  uint32_t lane;      /* of this select in `bound` */
+  struct select_bound *bound; /* NULL: these are all keys there are */
 };
 
 /* Keys to provide for when at most `step` are put in between two calls of select_make_room. */
 uint32_t select_capacity(uint32_t limit, uint32_t step);
 
 void select_init(struct select *select, uint64_t *keys, uint32_t limit, uint32_t step);
+
+/* For lanes that each see a part of the keys, where the `limit` smallest of all are wanted: call init once, before the
+ * lanes begin, then join for each lane's select after its select_init. A lane may then end with fewer than `limit`. */
+void select_bound_init(struct select_bound *bound, uint32_t lanes);
+void select_join(struct select *select, struct select_bound *bound, uint32_t lane);
 
 /* Makes room for `step` more keys by dropping what is not among the best, which also lowers the threshold. `spare` is
  * memory for as many keys as `keys` has, here and below. */

@@ -126,10 +126,11 @@ static uint32_t reference(const struct columns *columns, const struct gpu_scan_j
   struct range range;
   if (job->count == 0 || !range_init(&range, slices, &part, 1, job->begin, (uint64_t)job->begin + job->count))
     return 0;
-  struct scan scan = {&kernels, mode, &range, job->query, 1, candidates};
+  struct scan scan = {.kernels = &kernels, .mode = mode, .range = &range, .queries = job->query, .rows = 1,
+                      .candidates = candidates};
   static struct lane lane;
   uint64_t *keys = allocate(lane_keys(&scan) * sizeof *keys);
-  lane_scan(&lane, &scan, keys, 0, range.tokens);
+  lane_scan(&lane, 0, &scan, keys);
   uint32_t count = lane.selects[0].count;
   select_sort(lane.selects[0].keys, count);
   memcpy(best, lane.selects[0].keys, count * sizeof *best);

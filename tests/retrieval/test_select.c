@@ -101,6 +101,63 @@ static void test_streams(void **state) {
           check_stream(&random, kind, counts[c], limits[l], steps[s]);
 }
 
+/* Lanes that take turns as chance has it, which tell each other what is hopeless, end with the best of all. */
+static void check_lanes(struct random *random, int kind, uint32_t lanes, uint32_t n, uint32_t limit, uint32_t step) {
+  enum { LANES = 7 };
+  uint32_t capacity = select_capacity(limit, step), at[LANES], open = lanes, total = 0;
+  uint64_t *all = malloc((n + 1) * sizeof *all), *keys = malloc((size_t)lanes * capacity * sizeof *keys);
+  uint64_t *spare = malloc((size_t)lanes * capacity * sizeof *spare);
+  assert_true(all && keys && spare);
+  struct select selects[LANES];
+  struct select_bound bound;
+  select_bound_init(&bound, lanes);
+  for (uint32_t i = 0; i < n; i++)
+    all[i] = select_key(make_rank(random, kind, i), i);
+  for (uint32_t l = 0; l < lanes; l++) {
+    at[l] = (uint32_t)((uint64_t)n * l / lanes);
+    select_init(&selects[l], keys + (size_t)l * capacity, limit, step);
+    select_join(&selects[l], &bound, l);
+  }
+  while (open) {
+    uint32_t l = (uint32_t)random_below(random, lanes), end = (uint32_t)((uint64_t)n * (l + 1) / lanes);
+    if (at[l] > end)
+      continue;
+    select_make_room(&selects[l], step, spare);
+    assert_true(selects[l].capacity - selects[l].count >= step + SELECT_SLACK);
+    for (uint32_t i = 0; i < step && at[l] < end; i++, at[l]++)
+      if (select_key_rank(all[at[l]]) < selects[l].threshold)
+        select_put(&selects[l], select_key_rank(all[at[l]]), at[l]);
+    if (at[l] == end) {
+      select_finish(&selects[l], spare);
+      assert_true(selects[l].count <= limit);
+      at[l]++;
+      open--;
+    }
+  }
+  for (uint32_t l = 0; l < lanes; total += selects[l++].count)
+    memmove(keys + total, selects[l].keys, selects[l].count * sizeof *keys);
+  qsort(all, n, sizeof *all, by_key);
+  select_sort(keys, total);
+  assert_true(total >= (n < limit ? n : limit));
+  assert_memory_equal(keys, all, (n < limit ? n : limit) * sizeof *keys);
+  free(all);
+  free(keys);
+  free(spare);
+}
+
+static void test_lanes(void **state) {
+  (void)state;
+  static const uint32_t counts[] = {1, 65, 1000, 20000}, limits[] = {1, 2, 65, 1000, 4096}, lanes[] = {1, 2, 3, 7};
+  static const uint32_t steps[] = {1, 16, 1024};
+  struct random random = {3};
+  for (int kind = 0; kind < 6; kind++)
+    for (size_t c = 0; c < sizeof counts / sizeof *counts; c++)
+      for (size_t l = 0; l < sizeof limits / sizeof *limits; l++)
+        for (size_t s = 0; s < sizeof steps / sizeof *steps; s++)
+          for (size_t n = 0; n < sizeof lanes / sizeof *lanes; n++)
+            check_lanes(&random, kind, lanes[n], counts[c], limits[l], steps[s]);
+}
+
 static void test_partition_keeps_order_in_both_parts(void **state) {
   (void)state;
   enum { N = 3000 };
@@ -126,6 +183,7 @@ int main(void) {
       cmocka_unit_test(test_ranks_order_scores),
       cmocka_unit_test(test_limits_part_scores_as_thresholds_part_ranks),
       cmocka_unit_test(test_streams),
+      cmocka_unit_test(test_lanes),
       cmocka_unit_test(test_partition_keeps_order_in_both_parts),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -164,7 +164,7 @@ static double time_ours(struct faiss *faiss, enum lookup_mode mode, uint32_t que
   if (!faiss->keys)
     return NAN;
   double began = core_s();
-  lane_scan(faiss->lane, &scan, faiss->keys, 0, faiss->count);
+  lane_scan(faiss->lane, 0, &scan, faiss->keys);
   const struct select *found = &faiss->lane->selects[0];
   select_sort(found->keys, found->count);
   double seconds = core_s() - began;
