@@ -35,7 +35,8 @@ static unsigned detect(void) {
   if ((flags & CPU_AVX2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     flags |= CPU_AVX512;
-  if ((flags & CPU_AVX512) && __builtin_cpu_supports("avx512vpopcntdq"))
+  if ((flags & CPU_AVX512) && __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512ifma") &&
+      __builtin_cpu_supports("avx512vbmi"))
     flags |= CPU_AVX512_VPOPCNT;
 #elif defined(__aarch64__)
   flags |= CPU_NEON;

@@ -9,7 +9,7 @@ enum cpu_flag {
   CPU_SSE42 = 1 << 0,  /* the CRC-32C instruction */
   CPU_AVX2 = 1 << 1,   /* with FMA3, F16C, BMI1, POPCNT */
   CPU_AVX512 = 1 << 2, /* F, BW, DQ, VL; only beside CPU_AVX2 */
-  CPU_AVX512_VPOPCNT = 1 << 3,
+  CPU_AVX512_VPOPCNT = 1 << 3, /* with IFMA and VBMI; only beside CPU_AVX512 */
   CPU_NEON = 1 << 4,
   CPU_ARM_CRC = 1 << 5,
 };

@@ -12,7 +12,8 @@
 #define TARGET_AVX2 __attribute__((target("avx2,f16c,popcnt,bmi")))
 #define TARGET_AVX512 __attribute__((target("avx2,f16c,popcnt,bmi,avx512f,avx512bw,avx512dq,avx512vl")))
 #define TARGET_AVX512_VPOPCNT                                                                                          \
-  __attribute__((target("avx2,f16c,popcnt,bmi,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")))
+  __attribute__((target("avx2,f16c,popcnt,bmi,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx512ifma,"         \
+                        "avx512vbmi")))
 
 /* How a block is read: as several streams side by side, equal parts of the block, since that many pages at a time come
  * from memory much faster than one. A group takes as many records from each stream. What is left over at the end of a
@@ -24,7 +25,7 @@ static inline uint32_t scan_stream(const struct scan_block *block, uint32_t grou
 }
 
 /* Fetch what of the next block lies where the group that begins with record `at` of the first stream lies in this: to
- * the second cache, since a block and what is made of it would fill the first. */
+ * the first cache, and what of it is gone when it is needed comes from the second. */
 static inline void scan_fetch_signatures(const struct scan_block *block, uint32_t at, uint32_t streams,
                                          uint32_t stream, uint32_t run) {
   for (uint32_t i = at; i < streams * stream; i += stream)

@@ -24,26 +24,32 @@ TARGET_AVX512_VPOPCNT static inline __m512i two_words(const uint64_t words[2]) {
   return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)words));
 }
 
-/* What opposes the query in each 64-bit word of four vectors: 16 bits each, those of vector i at bit 16 i. */
+/* Sums take up to 10 bits. Four of them share a word, so far apart that all of it lies in the 52 bits that
+ * vpmadd52luq multiplies and adds in one instruction. */
+enum { SUM_BITS = 13 };
+
+/* What opposes the query in each 64-bit word of four vectors: that of vector i at bit SUM_BITS * i. */
 TARGET_AVX512_VPOPCNT static inline __m512i oppose(const struct query *query, const __m512i vectors[4]) {
   enum { DIFFERS_AND = 0x28 }; /* (a ^ b) & c for vpternlog */
-  const __m512i sign = two_words(query->sign), ones = two_words(query->magnitude[0]);
-  const __m512i twos = two_words(query->magnitude[1]), fours = two_words(query->magnitude[2]);
+  const __m512i sign = two_words(query->sign);
   __m512i all = _mm512_setzero_si512();
-  for (int i = 3; i >= 0; i--) {
-    __m512i one = _mm512_popcnt_epi64(_mm512_ternarylogic_epi64(vectors[i], sign, ones, DIFFERS_AND));
-    __m512i two = _mm512_popcnt_epi64(_mm512_ternarylogic_epi64(vectors[i], sign, twos, DIFFERS_AND));
-    __m512i four = _mm512_popcnt_epi64(_mm512_ternarylogic_epi64(vectors[i], sign, fours, DIFFERS_AND));
-    two = _mm512_add_epi64(two, _mm512_add_epi64(four, four));
-    one = _mm512_add_epi64(one, _mm512_add_epi64(two, two));
-    all = _mm512_add_epi64(_mm512_slli_epi64(all, 16), one);
-  }
+  for (int i = 0; i < 4; i++)
+    for (int plane = 0; plane < 3; plane++) {
+      __m512i differs = _mm512_ternarylogic_epi64(vectors[i], sign, two_words(query->magnitude[plane]), DIFFERS_AND);
+      __m512i weight = _mm512_set1_epi64((int64_t)1 << (SUM_BITS * i + plane));
+      all = _mm512_madd52lo_epu64(all, _mm512_popcnt_epi64(differs), weight);
+    }
   return all;
 }
 
 /* Adds the two words of each record of eight vectors, given as two results of oppose(), and puts them in order. */
 TARGET_AVX512_VPOPCNT static inline __m512i order_sums(__m512i low, __m512i high) {
-  __m512i sums = _mm512_add_epi16(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
+  enum { AT1 = SUM_BITS, AT2 = 2 * SUM_BITS, AT3 = 3 * SUM_BITS };
+  const __m512i bytes = _mm512_set1_epi64(
+      (int64_t)(UINT64_C(8) << 8 | (uint64_t)AT1 << 16 | (uint64_t)(AT1 + 8) << 24 | (uint64_t)AT2 << 32 |
+                (uint64_t)(AT2 + 8) << 40 | (uint64_t)AT3 << 48 | (uint64_t)(AT3 + 8) << 56));
+  __m512i sums = _mm512_add_epi64(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
+  sums = _mm512_and_si512(_mm512_multishift_epi64_epi8(bytes, sums), _mm512_set1_epi16((1 << SUM_BITS) - 1));
   /* word i of lane l is of record 4 i + l */
   const __m512i order = _mm512_set_epi16(31, 23, 15, 7, 30, 22, 14, 6, 29, 21, 13, 5, 28, 20, 12, 4, 27, 19, 11, 3, 26,
                                          18, 10, 2, 25, 17, 9, 1, 24, 16, 8, 0);
