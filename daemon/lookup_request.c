@@ -14,6 +14,7 @@
 #define HEAD_OVERHEAD_BYTES 128u
 #define HEAVY_NICE 10
 #define RESCORE_COST 16u /* of one candidate, in scores of the scan */
+#define GPU_GAIN 16u /* so many times less is to be done for a score that a GPU computes */
 #define SHARED_SCORES_MIN 32768u /* fewer are done before a second thread has woken up */
 
 int request_check_layer(struct request *request, uint64_t layer, uint64_t head) {
@@ -47,6 +48,8 @@ static void set_cost(struct request *request, uint64_t heads) {
   uint64_t candidates = lookup->candidates ? lookup->candidates : lookup_default_candidates(range);
   if (candidates > range)
     candidates = range;
+  if (request->server->backend.resident && range >= request->server->backend.tokens_min)
+    range /= GPU_GAIN;
   request->cost = lookup->rows * heads * (range + RESCORE_COST * candidates + 1);
 }
 
@@ -109,6 +112,7 @@ struct lookup_work {
   struct answer_layout layout;
   uint8_t *buffer; /* of the thread that answers */
   struct pool_team team;
+  const struct backend_found *found; /* by the GPU, or NULL */
   bool by_range; /* heads one after another, each shared out to the team */
   struct msg_lookup_head *heads;
   _Atomic uint64_t scanned, missed; /* the same for each head: the scan pages of a layer are checked together */
@@ -202,6 +206,11 @@ static int lookup_head(struct lookup_work *work, uint32_t head, struct lookup_wo
       .row_stride = geometry->kv_heads * RECORD_SIGNATURE_BITS * sizeof(float),
       .team = work->by_range ? &work->team.team : NULL,
   };
+  struct lookup_found found;
+  if (work->found) {
+    found = backend_head(work->found, head);
+    wanted.found = &found;
+  }
   int result = lookup_worker_reserve_parts(worker, view_parts(request->view), error);
   if (result)
     return result;
@@ -256,7 +265,7 @@ static void run_lanes(const struct lookup_team *team, uint32_t tasks, void (*tas
 }
 
 /* Heavy lookups, and short ones, stay on this thread. Longer ones are shared out by kv head; where there are fewer of
- * these than threads, head after head is, by range. */
+ * these than threads, head after head is, by range, unless a GPU has scanned most of that. */
 static void run_heads(struct lookup_work *work, uint32_t heads, struct lookup_worker *worker) {
   struct job_pool *pool = &work->request->server->lookups;
   uint64_t scores = view_count(work->request->view) * heads * work->request->params.lookup.rows;
@@ -265,7 +274,7 @@ static void run_heads(struct lookup_work *work, uint32_t heads, struct lookup_wo
       head_task(work, head, worker);
     return;
   }
-  if (scores >= SHARED_SCORES_MIN && heads >= pool->thread_count) {
+  if (scores >= SHARED_SCORES_MIN && (heads >= pool->thread_count || (work->found && heads > 1))) {
     job_pool_share(pool, heads, head_task, work, worker);
     return;
   }
@@ -290,7 +299,12 @@ void lookup_run_job(struct job *job, void *worker_state) {
   if (lookup_worker_reserve(worker, work.layout.total_bytes, &request->error))
     return;
   work.buffer = worker->buffer;
+  struct backend *backend = &request->server->backend;
+  struct backend_found found;
+  work.found = backend_scan(backend, request, worker, &found) ? &found : NULL;
   run_heads(&work, heads, worker);
+  if (work.found)
+    backend_release(backend, work.found);
   if (work.failed) {
     request->error = work.error;
     return;

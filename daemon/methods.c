@@ -21,7 +21,8 @@ static void method_hello(struct request *request) {
   struct msg_hello_ok answer = {
       .protocol = PROTOCOL_VERSION,
       .server = span_str("coldkvd " COLDKV_VERSION_STRING),
-      .backend = span_str("cpu"),
+      .backend = span_str(backend_name(&request->server->backend)),
+      .device = span_str(backend_device(&request->server->backend)),
       .kernel = span_str(lookup_kernel_name()),
       .durability = span_str(durability_names[request->server->options->durability]),
       .cold_pages = span_str(fetch_method_name(request->server->fetch_method)),
@@ -230,8 +231,13 @@ static void run_delete(struct job *job, void *worker) {
   char name[LIMIT_NAME_BYTES_MAX + 1];
   copy_name(name, request->params.delete.name);
   struct msg_empty answer = {0};
-  if (conversation_delete(request->server->archive, request->connection->user->uid, name, &request->error) == 0)
-    request_answer(request, &answer);
+  uint8_t id[LIMIT_ID_BYTES];
+  bool known = backend_id(request, name, id);
+  if (conversation_delete(request->server->archive, request->connection->user->uid, name, &request->error))
+    return;
+  if (known)
+    resident_drop(request->server->backend.resident, id);
+  request_answer(request, &answer);
 }
 
 static void method_delete(struct request *request) {

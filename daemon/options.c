@@ -38,6 +38,10 @@ static const char help[] =
     "                        none: sync only when a conversation is closed or a segment is sealed\n"
     "  --interval-ms N       time between syncs of durability \"interval\" (default 1000)\n"
     "  --threads N           threads for lookups (default: one per processor)\n"
+    "  --backend WHICH       auto: scan on an NVIDIA GPU if there is one that works (default); cpu: never;\n"
+    "                        cuda: do not start without one\n"
+    "  --vram-limit N        MiB of the GPU's memory for signatures of conversations; 0: half of it (default)\n"
+    "  --gpu-tokens-min N    lookups over fewer tokens stay on the processor (default 16384)\n"
     "  --tail-memory-mb N    memory for the unsealed ends of conversations; idle ones leave past it (default 1024)\n"
     "  --scan-memory-mb N    memory for the signatures of open conversations (default 4096)\n"
     "  --scrub-mb-s N        read the whole archive again and again, at that rate, to find damage (default 4; 0: off)\n"
@@ -86,6 +90,16 @@ static int set_durability(struct options *options, const char *value, struct err
   return error_set(error, ERR_ARGUMENT, "durability: '%.40s' is none of always, interval, none", value);
 }
 
+static int set_backend(struct options *options, const char *value, struct error *error) {
+  static const char *const names[] = {"auto", "cpu", "cuda"};
+  for (int i = 0; i < 3; i++)
+    if (strcmp(value, names[i]) == 0) {
+      options->backend = (enum backend_choice)i;
+      return 0;
+    }
+  return error_set(error, ERR_ARGUMENT, "backend: '%.40s' is none of auto, cpu, cuda", value);
+}
+
 static int set_io_uring(struct options *options, const char *value, struct error *error) {
   options->io_uring = strcmp(value, "on") == 0;
   return options->io_uring || strcmp(value, "off") == 0
@@ -102,6 +116,8 @@ static const struct number_option {
   uint64_t min, max, initial;
 } numbers[] = {
     NUMBER("threads", threads, 1, THREADS_MAX, 1),
+    NUMBER("vram-limit", vram_limit, 0, MEMORY_MB_MAX, 0),
+    NUMBER("gpu-tokens-min", gpu_tokens_min, 1, UINT32_MAX, 16384),
     NUMBER("interval-ms", interval_ms, 1, INTERVAL_MS_MAX, 1000),
     NUMBER("tail-memory-mb", tail_memory_mb, 1, MEMORY_MB_MAX, 1024),
     NUMBER("scan-memory-mb", scan_memory_mb, 0, MEMORY_MB_MAX, 4096),
@@ -132,6 +148,8 @@ static int set_option(struct options *options, const char *key, const char *valu
     return set_path(key, value, options->socket, error);
   if (strcmp(key, "durability") == 0)
     return set_durability(options, value, error);
+  if (strcmp(key, "backend") == 0)
+    return set_backend(options, value, error);
   if (strcmp(key, "io-uring") == 0)
     return set_io_uring(options, value, error);
   if (strcmp(key, "allow-users") == 0)
@@ -256,6 +274,9 @@ int options_read(struct options *options, int argc, char **argv, struct error *e
       {"socket", required_argument, NULL, 'o'},
       {"durability", required_argument, NULL, 'o'},
       {"threads", required_argument, NULL, 'o'},
+      {"backend", required_argument, NULL, 'o'},
+      {"vram-limit", required_argument, NULL, 'o'},
+      {"gpu-tokens-min", required_argument, NULL, 'o'},
       {"interval-ms", required_argument, NULL, 'o'},
       {"tail-memory-mb", required_argument, NULL, 'o'},
       {"scan-memory-mb", required_argument, NULL, 'o'},

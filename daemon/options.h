@@ -18,10 +18,19 @@ enum durability {
   DURABILITY_NONE,     /* acknowledged at once, synced when a conversation closes or a segment is sealed */
 };
 
+enum backend_choice {
+  BACKEND_AUTO, /* a GPU where there is one that works */
+  BACKEND_CPU,
+  BACKEND_CUDA, /* a GPU, or the daemon does not start */
+};
+
 struct options {
   char data[PATH_MAX], socket[PATH_MAX];
   enum durability durability;
   unsigned threads;        /* for lookups */
+  enum backend_choice backend;
+  uint64_t vram_limit;     /* MiB of the GPU's memory for signatures; 0: half of it */
+  uint64_t gpu_tokens_min; /* lookups over fewer are the processor's */
   unsigned interval_ms;    /* durability "interval" */
   uint64_t tail_memory_mb; /* tails of idle conversations leave memory past this */
   uint64_t scan_memory_mb; /* scan regions of open conversations are brought into memory up to this */

@@ -157,6 +157,8 @@ static void announce(struct server *server) {
            server->listener.made ? options->socket : "of the service manager",
            access_shared(&options->access) ? " (shared)" : "", durability_names[options->durability],
            options->threads, lookup_kernel_name(), cold);
+  log_line("backend %s%s%s", backend_name(&server->backend), server->backend.resident ? ": " : "",
+           backend_device(&server->backend));
   log_line("at most %llu connections; of one user %llu, with %llu MiB for messages and answers",
            (unsigned long long)options->connections, (unsigned long long)options->user_connections,
            (unsigned long long)options->user_queue_mb);
@@ -261,6 +263,8 @@ int server_run(const struct options *options, struct error *error) {
     result = close_directory(options->data, error);
   if (!result)
     result = archive_open(&server->archive, options->data, &archive_options, error);
+  if (!result) /* after the archive, which forks */
+    result = backend_open(&server->backend, options, error);
   if (!result && uv_loop_init(&server->loop))
     result = error_set(error, ERR_IO, "cannot make an event loop");
   if (!result) {
@@ -268,6 +272,7 @@ int server_run(const struct options *options, struct error *error) {
     uv_loop_close(&server->loop);
   }
   loop_memory_finish();
+  backend_close(&server->backend);
   archive_close(server->archive);
   quota_finish(&server->quota);
   free(server);

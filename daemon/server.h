@@ -17,6 +17,7 @@
 #include <stdatomic.h>
 #include <uv.h>
 
+#include "daemon/backend.h"
 #include "daemon/job.h"
 #include "daemon/listener.h"
 #include "daemon/options.h"
@@ -51,6 +52,7 @@ struct server {
 
   struct archive *archive;
   enum fetch_method fetch_method;
+  struct backend backend; /* any thread */
   struct job_returns returns;
   struct job_pool lookups, heavy_lookups, background;
   struct job_queue commits;

@@ -39,6 +39,7 @@ static void add_totals(struct server *server, struct msg_stats *stats) {
   stats->cold_pages = atomic_load(&own->cold_pages);
   stats->winners = atomic_load(&own->winners);
   stats->bad_records = atomic_load(&own->bad_records);
+  backend_stats(&server->backend, stats);
   stats->bad_pages = atomic_load(&archive->bad_pages);
   stats->torn_frames = atomic_load(&archive->torn_frames);
   stats->quarantined = atomic_load(&archive->quarantined);
@@ -56,6 +57,7 @@ void server_stats(struct server *server, const struct user *user, struct msg_sta
       .requests = user->requests_total,
       .errors = user->errors,
       .conversations_open = user->conversations,
+      .gpu = backend_gpu(&server->backend),
       .io_uring = server->fetch_method == FETCH_IO_URING,
       .read_only = archive_read_only(server->archive),
   };

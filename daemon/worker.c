@@ -26,6 +26,8 @@ void lookup_worker_destroy(struct lookup_worker *worker) {
   free(worker->parts);
   free(worker->part_numbers);
   free(worker->buffer);
+  free(worker->queries.data);
+  free(worker->found.data);
   free(worker);
 }
 
@@ -54,4 +56,13 @@ int lookup_worker_reserve(struct lookup_worker *worker, size_t bytes, struct err
     return error_set(error, ERR_MEMORY, "out of memory for an answer of %zu bytes", bytes);
   worker->buffer_size = bytes;
   return 0;
+}
+
+int worker_memory_reserve(struct worker_memory *memory, size_t bytes, struct error *error) {
+  if (bytes <= memory->size)
+    return 0;
+  free(memory->data);
+  memory->data = malloc(bytes);
+  memory->size = memory->data ? bytes : 0;
+  return memory->data ? 0 : error_set(error, ERR_MEMORY, "out of memory for a scan on a GPU (%zu bytes)", bytes);
 }

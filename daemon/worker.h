@@ -9,6 +9,11 @@
 #include "retrieval/lookup.h"
 #include "store/fetch.h"
 
+struct worker_memory {
+  void *data;
+  size_t size;
+};
+
 struct lookup_worker {
   struct lookup_scratch *scratch;
   struct fetch *fetch;
@@ -18,6 +23,7 @@ struct lookup_worker {
   bool yields, niced; /* its thread is to have the processor time that others leave; that was arranged */
   uint8_t *buffer; /* for the answer */
   size_t buffer_size;
+  struct worker_memory queries, found; /* for scans on a GPU: rows as integers, and what was found */
 };
 
 int lookup_worker_create(struct lookup_worker **worker, enum fetch_method method, struct error *error);
@@ -26,5 +32,6 @@ void lookup_worker_destroy(struct lookup_worker *worker); /* NULL is allowed */
 /* Room for so many parts, or for so many bytes of answer. -ERR_MEMORY. */
 int lookup_worker_reserve_parts(struct lookup_worker *worker, uint32_t parts, struct error *error);
 int lookup_worker_reserve(struct lookup_worker *worker, size_t bytes, struct error *error);
+int worker_memory_reserve(struct worker_memory *memory, size_t bytes, struct error *error);
 
 #endif

@@ -77,6 +77,7 @@ static const struct field message_hello_ok_fields[] = {
     STR(backend, NAME),
     STR(kernel, NAME),
     STR(durability, NAME),
+    STR(device, OPTIONAL, .max = LIMIT_NAME_BYTES_MAX),
     STR(cold_pages, OPTIONAL, .max = LIMIT_NAME_BYTES_MAX),
     U64(message_bytes_max, ANY),
     U64(append_tokens_max, ANY),

@@ -63,6 +63,7 @@ struct msg_hello {
 struct msg_hello_ok {
   uint64_t protocol;
   struct span server, backend, kernel, durability;
+  struct span device; /* name of the GPU, absent where there is none */
   struct span cold_pages; /* how they are read: "io_uring" or "madvise" */
   uint64_t message_bytes_max, append_tokens_max, ahead_max, rows_max, k_max, candidates_max, segment_tokens;
 };
@@ -222,6 +223,13 @@ struct msg_tokens_ok {
   X(scanned_bytes)          /* signatures and scales read by scans */                                                  \
   X(fetched_bytes)          /* key codes of candidates and records of winners read by lookups */                       \
   X(fetched_candidates)                                                                                                \
+  X(gpu)                    /* now: 1 when lookups use one */                                                          \
+  X(gpu_bytes)              /* now: of its memory, taken by signatures */                                              \
+  X(gpu_bytes_max)          /* now: that these may take */                                                             \
+  X(gpu_conversations)      /* now: that have signatures there */                                                      \
+  X(gpu_lookups)            /* that got candidates from it */                                                          \
+  X(gpu_dropped)            /* conversations that went from its memory */                                              \
+  X(gpu_errors)             /* lookups that it failed; the processor did them */                                       \
   X(io_uring)               /* now: 1 when cold pages are read through it */                                           \
   X(cold_pages)             /* that lookups had read from disk together */                                             \
   X(winners)                                                                                                           \

@@ -53,10 +53,10 @@ size_t lane_keys(const struct scan *scan) {
 
 /* --- runs --------------------------------------------------------------------------------------------------------- */
 
-void lane_share(struct lane_sharing *sharing, uint32_t lanes, uint32_t rows) {
-  atomic_init(&sharing->next, 0);
-  for (uint32_t r = 0; r < rows; r++)
-    select_bound_init(&sharing->bounds[r], lanes);
+void lane_share(const struct scan *scan, uint32_t lanes) {
+  atomic_init(&scan->sharing->next, scan->first);
+  for (uint32_t r = 0; r < scan->rows; r++)
+    select_bound_init(&scan->sharing->bounds[r], lanes);
 }
 
 /* Ordinals begin .. end - 1. */
@@ -104,7 +104,7 @@ void lane_scan(struct lane *lane, uint32_t index, const struct scan *scan, uint6
     if (scan->sharing)
       select_join(&lane->selects[r], &scan->sharing->bounds[r], index);
   }
-  struct run run = {0, scan->range->tokens}, next = {run.end, run.end};
+  struct run run = {scan->first, scan->range->tokens}, next = {run.end, run.end};
   for (run = scan->sharing ? take_run(scan) : run; run.begin < run.end; run = next) {
     if (scan->sharing) /* now, so that its first block is fetched in time */
       next = take_run(scan);

@@ -31,9 +31,6 @@ struct lane_sharing {
   struct select_bound bounds[LANE_ROWS];
 };
 
-/* Call before the lanes begin. */
-void lane_share(struct lane_sharing *sharing, uint32_t lanes, uint32_t rows);
-
 /* What all lanes of a scan have in common. */
 struct scan {
   const struct lookup_kernels *kernels;
@@ -42,8 +39,12 @@ struct scan {
   const struct query *queries;
   uint32_t rows;       /* at most LANE_ROWS */
   uint32_t candidates; /* C */
+  uint32_t first;      /* ordinals before this one are left out */
   struct lane_sharing *sharing; /* NULL: there is one lane */
 };
+
+/* Call before several lanes begin. */
+void lane_share(const struct scan *scan, uint32_t lanes);
 
 /* Keys that one lane needs memory for: those of its rows, and as many spare ones as one row has. */
 size_t lane_keys(const struct scan *scan);

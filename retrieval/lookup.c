@@ -19,10 +19,13 @@ struct memory {
 
 struct lookup_scratch {
   const struct lookup_kernels *kernels;
-  struct memory slices, queries, lanes, keys, merged, spare, winners;
+  struct memory slices, steps, queries, lanes, keys, merged, spare, winners;
   struct rescore_code code; /* of the head_dim asked for last */
   struct range range;
-  uint32_t lane_count;
+  const struct lookup_found *given; /* candidates of the first `given_tokens` ordinals, or NULL */
+  uint32_t given_tokens;
+  uint32_t scan_lanes;              /* of the scan of the others, 0 when there are none */
+  uint32_t lane_count;              /* of everything else */
   struct select found[LANE_ROWS];
   struct lane_sharing sharing;
 };
@@ -62,6 +65,7 @@ void lookup_scratch_destroy(struct lookup_scratch *scratch) {
   if (!scratch)
     return;
   free(scratch->slices.data);
+  free(scratch->steps.data);
   free(scratch->queries.data);
   free(scratch->lanes.data);
   free(scratch->keys.data);
@@ -80,7 +84,22 @@ uint32_t lookup_default_candidates(uint64_t tokens) {
   return candidates > DEFAULT_CANDIDATES_MAX ? DEFAULT_CANDIDATES_MAX : (uint32_t)candidates;
 }
 
+uint64_t lookup_tokens(const struct record_columns *parts, uint32_t part_count, uint64_t from, uint64_t before) {
+  uint64_t tokens = 0;
+  for (uint32_t i = 0; i < part_count; i++) {
+    uint64_t end = parts[i].first + parts[i].count < before ? parts[i].first + parts[i].count : before;
+    uint64_t begin = parts[i].first > from ? parts[i].first : from;
+    tokens += begin < end ? end - begin : 0;
+  }
+  return tokens;
+}
+
 /* --- scan -------------------------------------------------------------------------------------------------------- */
+
+/* Keys of one row that lanes and others have found together, at most. */
+static size_t merged_keys(const struct lookup_scratch *scratch, uint32_t candidates) {
+  return (size_t)scratch->scan_lanes * candidates + (scratch->given ? scratch->given->candidates : 0);
+}
 
 /* One scan shared out to lanes. */
 struct shares {
@@ -95,42 +114,53 @@ static void scan_share(void *context, uint32_t index) {
   lane_scan(&shares->lanes[index], index, shares->scan, shares->keys + index * lane_keys(shares->scan));
 }
 
-/* Leaves the candidates of every row in scratch->found, of each lane's slice by slice. */
-static void scan_rows(struct lookup_scratch *scratch, const struct lookup_team *team, const struct scan *scan) {
-  struct shares shares = {scan, scratch->lanes.data, scratch->keys.data, scratch->lane_count};
+static void put_keys(struct select *select, const uint64_t *keys, uint32_t count) {
+  memcpy(select->keys + select->count, keys, count * sizeof *keys);
+  select->count += count;
+}
+
+/* The best of all lanes and of what was given for a row, which is number `given_row` of the lookup. */
+static void merge_row(struct lookup_scratch *scratch, const struct shares *shares, uint32_t row, uint32_t given_row) {
+  const struct lookup_found *given = scratch->given;
+  uint32_t candidates = shares->scan->candidates;
+  struct select *found = &scratch->found[row];
+  found->keys = (uint64_t *)scratch->merged.data + row * merged_keys(scratch, candidates);
+  found->count = 0;
+  if (given)
+    put_keys(found, given->keys + (size_t)given_row * given->candidates, given->counts[given_row]);
+  for (uint32_t i = 0; i < shares->lane_count; i++)
+    put_keys(found, shares->lanes[i].selects[row].keys, shares->lanes[i].selects[row].count);
+  if (found->count > candidates) {
+    select_partition(found->keys, found->count, candidates, scratch->spare.data);
+    found->count = candidates;
+  }
+}
+
+/* Leaves the candidates of every row in scratch->found; `first_row` is the number of the scan's first one. */
+static void scan_rows(struct lookup_scratch *scratch, const struct lookup_team *team, const struct scan *scan,
+                      uint32_t first_row) {
+  struct shares shares = {scan, scratch->lanes.data, scratch->keys.data, scratch->scan_lanes};
   if (shares.lane_count == 1) {
     scan_share(&shares, 0);
-  } else {
-    lane_share(scan->sharing, shares.lane_count, scan->rows);
+  } else if (shares.lane_count > 1) {
+    lane_share(scan, shares.lane_count);
     team->run(team, shares.lane_count, scan_share, &shares);
   }
-  for (uint32_t r = 0; r < scan->rows; r++) {
-    struct select *found = &scratch->found[r];
-    *found = shares.lanes[0].selects[r];
-    if (shares.lane_count == 1)
-      continue;
-    found->keys = (uint64_t *)scratch->merged.data + (size_t)r * shares.lane_count * scan->candidates;
-    found->count = 0;
-    for (uint32_t i = 0; i < shares.lane_count; i++) {
-      const struct select *part = &shares.lanes[i].selects[r];
-      memcpy(found->keys + found->count, part->keys, part->count * sizeof *part->keys);
-      found->count += part->count;
-    }
-    if (found->count > scan->candidates)
-      select_partition(found->keys, found->count, scan->candidates, scratch->spare.data);
-    if (found->count > scan->candidates)
-      found->count = scan->candidates;
-  }
+  for (uint32_t r = 0; r < scan->rows; r++)
+    if (scratch->given || shares.lane_count > 1)
+      merge_row(scratch, &shares, r, first_row + r);
+    else
+      scratch->found[r] = shares.lanes[0].selects[r];
 }
 
 /* --- rescoring and winners --------------------------------------------------------------------------------------- */
 
-/* Finds where candidate i lies and asks for what rescoring it reads; candidates come mostly slice by slice. */
+/* Finds where candidate i lies and asks for what rescoring it reads. */
 static void fetch(const struct lookup_scratch *scratch, const struct select *select, uint32_t i, uint32_t end,
-                  uint32_t *slice, struct place places[RESCORE_AHEAD]) {
+                  struct place places[RESCORE_AHEAD]) {
   if (i >= end)
     return;
-  struct place place = range_next(&scratch->range, select_key_ordinal(select->keys[i]), slice);
+  struct place place = range_at(&scratch->range, select_key_ordinal(select->keys[i]));
   __builtin_prefetch(place_k_mag(place));
   __builtin_prefetch(place_signature(place));
   __builtin_prefetch(place_k_scale(place));
@@ -140,9 +170,8 @@ static void fetch(const struct lookup_scratch *scratch, const struct select *sel
 /* Has the key codes of all candidates brought into memory together. */
 static void fetch_codes(const struct lookup_scratch *scratch, const struct lookup_fetch *cold,
                         const struct select *select) {
-  uint32_t slice = 0;
   for (uint32_t i = 0; i < select->count; i++) {
-    struct place place = range_next(&scratch->range, select_key_ordinal(select->keys[i]), &slice);
+    struct place place = range_at(&scratch->range, select_key_ordinal(select->keys[i]));
     cold->want(cold->context, place.columns, place_k_mag(place), RECORD_K_MAG_BYTES);
   }
   cold->run(cold->context);
@@ -185,13 +214,13 @@ static void rescore_share(void *context, uint32_t index) {
   const struct lookup_scratch *scratch = rescoring->scratch;
   struct select *select = rescoring->select;
   uint32_t begin = (uint32_t)((uint64_t)select->count * index / scratch->lane_count);
-  uint32_t end = (uint32_t)((uint64_t)select->count * (index + 1) / scratch->lane_count), slice = 0;
+  uint32_t end = (uint32_t)((uint64_t)select->count * (index + 1) / scratch->lane_count);
   struct place places[RESCORE_AHEAD];
   for (uint32_t i = begin; i < begin + RESCORE_AHEAD; i++)
-    fetch(scratch, select, i, end, &slice, places);
+    fetch(scratch, select, i, end, places);
   for (uint32_t i = begin; i < end; i++) {
     struct place place = places[i % RESCORE_AHEAD];
-    fetch(scratch, select, i + RESCORE_AHEAD, end, &slice, places);
+    fetch(scratch, select, i + RESCORE_AHEAD, end, places);
     int32_t sum = scratch->kernels->rescore(&scratch->code, rescoring->query->q12, place_signature(place),
                                             place_k_mag(place));
     float score = (float)sum * f32_from_f16(load_u16(place_k_scale(place)));
@@ -261,8 +290,45 @@ static uint32_t count_lanes(const struct lookup_team *team, uint32_t tokens) {
   return lanes < 1 ? 1 : lanes > LANE_COUNT_MAX ? LANE_COUNT_MAX : lanes;
 }
 
+/* A key that is out of place would lead anywhere in memory. */
+static bool all_inside(const struct lookup_found *given, uint32_t row) {
+  const uint64_t *keys = given->keys + (size_t)row * given->candidates;
+  bool inside = given->counts[row] <= given->candidates;
+  for (uint32_t i = 0; i < given->counts[row] && inside; i++)
+    inside = select_key_ordinal(keys[i]) < given->count;
+  return inside;
+}
+
+/* Whether what was given is the best of the first tokens in range, and of enough of them. */
+static bool may_use(const struct lookup_found *given, const struct range *range, uint32_t rows, uint32_t candidates) {
+  uint32_t wanted = candidates < given->count ? candidates : given->count;
+  if (given->count > range->tokens || given->candidates < wanted)
+    return false;
+  for (uint32_t r = 0; r < rows; r++)
+    if (!all_inside(given, r))
+      return false;
+  for (uint32_t s = 0; s < range->slice_count && range->slices[s].ordinal < given->count; s++) {
+    const struct slice *slice = &range->slices[s];
+    if (slice->columns->first + slice->begin != given->first + slice->ordinal)
+      return false;
+  }
+  return true;
+}
+
+/* What is there already, and how many threads share what is not. */
+static void share_out(struct lookup_scratch *scratch, const struct lookup_request *request, uint32_t candidates) {
+  const struct lookup_found *given = request->found;
+  uint32_t tokens = scratch->range.tokens;
+  bool use = given && given->count && may_use(given, &scratch->range, request->rows, candidates);
+  scratch->given = use ? given : NULL;
+  scratch->given_tokens = use ? given->count : 0;
+  scratch->lane_count = count_lanes(request->team, tokens);
+  scratch->scan_lanes = use && given->count == tokens ? 0 : count_lanes(request->team, tokens - scratch->given_tokens);
+}
+
 static int reserve_scan(struct lookup_scratch *scratch, const struct scan *scan, struct error *error) {
-  size_t lanes = scratch->lane_count, merged = lanes > 1 ? lanes * scan->candidates * sizeof(uint64_t) : 0;
+  size_t lanes = scratch->scan_lanes;
+  size_t merged = scratch->given || lanes > 1 ? merged_keys(scratch, scan->candidates) * sizeof(uint64_t) : 0;
   size_t spare = select_capacity(scan->candidates, SCAN_BLOCK) * sizeof(uint64_t);
   int result = reserve(&scratch->lanes, lanes * sizeof(struct lane), error);
   if (!result)
@@ -284,22 +350,26 @@ static int prepare(struct lookup_scratch *scratch, const struct lookup_request *
     return error_set(error, ERR_LIMIT, "more than %u tokens in range; ask for fewer", UINT32_MAX);
   uint32_t tokens = scratch->range.tokens;
   uint32_t wanted = request->candidates ? request->candidates : lookup_default_candidates(tokens);
-  scratch->lane_count = count_lanes(request->team, tokens);
   *scan = (struct scan){
       .kernels = scratch->kernels,
       .mode = request->mode,
       .range = &scratch->range,
       .rows = request->rows < LANE_ROWS ? request->rows : LANE_ROWS,
       .candidates = wanted < tokens ? wanted : tokens + !tokens,
-      .sharing = scratch->lane_count > 1 ? &scratch->sharing : NULL,
   };
+  share_out(scratch, request, scan->candidates);
+  scan->first = scratch->given_tokens;
+  scan->sharing = scratch->scan_lanes > 1 ? &scratch->sharing : NULL;
   result = reserve(&scratch->queries, request->rows * sizeof(struct query), error);
+  if (!result)
+    result = reserve(&scratch->steps, range_steps(&scratch->range) * sizeof(uint32_t), error);
   if (!result)
     result = reserve_zero(&scratch->winners, winners_bytes(tokens), error);
   if (!result)
     result = reserve_scan(scratch, scan, error);
   if (result)
     return result;
+  range_index(&scratch->range, scratch->steps.data);
   if (scratch->code.head_dim != request->head_dim)
     rescore_code_init(&scratch->code, request->head_dim);
   return prepare_queries(scratch, request, error);
@@ -321,7 +391,7 @@ int lookup_run(struct lookup_scratch *scratch, const struct lookup_request *requ
   for (uint32_t first = 0; first < request->rows; first += LANE_ROWS) {
     scan.queries = queries + first;
     scan.rows = request->rows - first < LANE_ROWS ? request->rows - first : LANE_ROWS;
-    scan_rows(scratch, request->team, &scan);
+    scan_rows(scratch, request->team, &scan, first);
     for (uint32_t r = 0; r < scan.rows; r++) {
       size_t at = (size_t)(first + r) * k;
       rescore(scratch, request, &scan.queries[r], &scratch->found[r]);

@@ -31,6 +31,16 @@ struct lookup_fetch {
   void *context;
 };
 
+/* Candidates that somebody else has found, a GPU for one: the best of the tokens first .. first + count - 1 for every
+ * row. They are used where the range begins with these tokens and has all of them; the rest is scanned here. */
+struct lookup_found {
+  uint64_t first;
+  uint32_t count;
+  uint32_t candidates;    /* that were looked for */
+  const uint64_t *keys;   /* [rows][candidates]: those of select.h in any order, ordinals counted from `first` */
+  const uint32_t *counts; /* [rows]: how many there are; fewer than `candidates` only where there are no more */
+};
+
 struct lookup_request {
   enum lookup_mode mode;
   uint32_t head_dim;
@@ -43,6 +53,7 @@ struct lookup_request {
   size_t row_stride;      /* bytes */
   const struct lookup_team *team;   /* NULL: the calling thread alone; the answer is the same */
   const struct lookup_fetch *fetch; /* NULL: everything is in memory, or may come by page faults */
+  const struct lookup_found *found; /* NULL: nothing; the answer is the same */
 };
 
 /* Answer. The caller gives the arrays; index and scores are [rows][k]. */
@@ -64,6 +75,9 @@ void lookup_scratch_destroy(struct lookup_scratch *scratch);
 
 /* clamp(tokens / 32, 1024, 4096). */
 uint32_t lookup_default_candidates(uint64_t tokens);
+
+/* Tokens that have a place in parts and are within from .. before - 1; UINT64_MAX is no bound. */
+uint64_t lookup_tokens(const struct record_columns *parts, uint32_t part_count, uint64_t from, uint64_t before);
 
 /* Runs one lookup over `parts` blocks in ascending token order. ERR_BAD_PARAMS for a query that is not finite,
  * ERR_MEMORY. Fewer than k winners are no error. */

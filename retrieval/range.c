@@ -37,3 +37,13 @@ struct place range_find(const struct range *range, uint32_t ordinal) {
   const struct slice *slice = &range->slices[low];
   return (struct place){slice->columns, slice->begin + (ordinal - slice->ordinal)};
 }
+
+void range_index(struct range *range, uint32_t *steps) {
+  uint32_t slice = 0;
+  range->steps = steps;
+  for (uint32_t i = 0; i < range_steps(range); i++) {
+    while (slice + 1 < range->slice_count && range->slices[slice + 1].ordinal <= i * RANGE_STEP)
+      slice++;
+    steps[i] = slice;
+  }
+}

@@ -18,7 +18,10 @@ struct range {
   struct slice *slices; /* the caller's memory: one per part */
   uint32_t slice_count;
   uint32_t tokens;
+  uint32_t *steps; /* by range_index: the slice that ordinals 0, RANGE_STEP, 2 RANGE_STEP, ... are in */
 };
+
+enum { RANGE_STEP = 4096 }; /* what most slices have */
 
 /* One record of a range. */
 struct place {
@@ -33,6 +36,18 @@ bool range_init(struct range *range, struct slice *slices, const struct record_c
 
 /* Where ordinal < range->tokens lies. */
 struct place range_find(const struct range *range, uint32_t ordinal);
+
+/* Prepares range_at; `steps` is the caller's memory for range_steps(range) of them. */
+static inline uint32_t range_steps(const struct range *range) { return range->tokens / RANGE_STEP + 1; }
+void range_index(struct range *range, uint32_t *steps);
+
+/* The same as range_find, faster. */
+static inline struct place range_at(const struct range *range, uint32_t ordinal) {
+  const struct slice *at = &range->slices[range->steps[ordinal / RANGE_STEP]];
+  while (ordinal - at->ordinal >= at->count)
+    at++;
+  return (struct place){at->columns, at->begin + (ordinal - at->ordinal)};
+}
 
 /* The same for ordinals whose slices mostly ascend from call to call; *slice is 0 before the first. */
 static inline struct place range_next(const struct range *range, uint32_t ordinal, uint32_t *slice) {

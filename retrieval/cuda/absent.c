@@ -50,11 +50,11 @@ uint64_t gpu_columns_bytes(uint32_t count) {
   return 0;
 }
 
-int gpu_scan_create(struct gpu *gpu, uint32_t jobs_max, uint32_t candidates_max, struct gpu_scan **scan,
+int gpu_scan_create(struct gpu *gpu, uint32_t jobs_max, uint32_t keys_max, struct gpu_scan **scan,
                     struct error *error) {
   (void)gpu;
   (void)jobs_max;
-  (void)candidates_max;
+  (void)keys_max;
   *scan = NULL;
   return no_cuda(error);
 }
@@ -72,10 +72,15 @@ int gpu_scan_start(struct gpu_scan *scan, enum lookup_mode mode, const struct gp
   return no_cuda(error);
 }
 
-int gpu_scan_finish(struct gpu_scan *scan, uint64_t *keys, uint32_t *counts, void *stream, struct error *error) {
+int gpu_scan_fetch(struct gpu_scan *scan, void *stream, struct error *error) {
+  (void)scan;
+  (void)stream;
+  return no_cuda(error);
+}
+
+int gpu_scan_finish(struct gpu_scan *scan, const uint64_t **keys, const uint32_t **counts, struct error *error) {
   (void)scan;
   (void)keys;
   (void)counts;
-  (void)stream;
   return no_cuda(error);
 }

@@ -52,6 +52,16 @@ static cudaError_t create_pool(struct gpu *gpu) {
   return status == cudaSuccess ? cudaMemPoolSetAttribute(gpu->pool, cudaMemPoolAttrReleaseThreshold, &keep) : status;
 }
 
+static cudaError_t create_stages(struct gpu *gpu) {
+  cudaError_t status = cudaSuccess;
+  for (uint32_t i = 0; i < GPU_STAGES && status == cudaSuccess; i++) {
+    status = cudaMallocHost((void **)&gpu->stages[i].bytes, GPU_CHUNK_BYTES);
+    if (status == cudaSuccess)
+      status = cudaEventCreateWithFlags(&gpu->stages[i].uploaded, cudaEventDisableTiming);
+  }
+  return status;
+}
+
 int gpu_create(struct gpu **result, int device, struct error *error) {
   struct cudaDeviceProp properties = {0};
   *result = NULL;
@@ -65,6 +75,8 @@ int gpu_create(struct gpu **result, int device, struct error *error) {
   cudaError_t status = cudaSetDevice(device);
   if (status == cudaSuccess)
     status = create_pool(gpu);
+  if (status == cudaSuccess)
+    status = create_stages(gpu);
   if (status == cudaSuccess)
     gpu->blocks = gpu_scan_blocks((uint32_t)properties.multiProcessorCount);
   if (status == cudaSuccess && gpu->blocks == 0) {
@@ -92,6 +104,11 @@ void gpu_destroy(struct gpu *gpu) {
     return;
   cudaSetDevice(gpu->device);
   cudaDeviceSynchronize();
+  for (uint32_t i = 0; i < GPU_STAGES; i++) {
+    cudaFreeHost(gpu->stages[i].bytes);
+    if (gpu->stages[i].uploaded)
+      cudaEventDestroy(gpu->stages[i].uploaded);
+  }
   if (gpu->pool)
     cudaMemPoolDestroy(gpu->pool);
   free(gpu);
@@ -189,15 +206,31 @@ static int add_chunk(struct gpu_columns *columns, cudaStream_t stream, struct er
   return 0;
 }
 
+/* Scales that are not valid become NaN, which compares with nothing. */
+static void copy_scales(uint16_t *to, const uint8_t *from, uint32_t count) {
+  enum { INVALID = 0x7c00, NOT_A_NUMBER = 0x7e00 };
+  memcpy(to, from, (size_t)count * RECORD_K_SCALE_BYTES);
+  for (uint32_t i = 0; i < count; i++)
+    to[i] = to[i] < INVALID ? to[i] : NOT_A_NUMBER;
+}
+
 /* Puts records into the chunk that has room for all of them, at `at`. */
-static cudaError_t fill_chunk(uint8_t *chunk, uint32_t at, const uint8_t *signature, const uint8_t *k_scale,
-                              uint32_t count, cudaStream_t stream) {
+static cudaError_t fill_chunk(struct gpu *gpu, uint8_t *chunk, uint32_t at, const uint8_t *signature,
+                              const uint8_t *k_scale, uint32_t count, cudaStream_t stream) {
+  struct gpu_stage *stage = &gpu->stages[gpu->next_stage++ % GPU_STAGES];
+  uint8_t *signatures = chunk + (size_t)at * RECORD_SIGNATURE_BYTES;
   uint8_t *scales = chunk + GPU_CHUNK_SCALES + (size_t)at * RECORD_K_SCALE_BYTES;
-  cudaError_t status = cudaMemcpyAsync(chunk + (size_t)at * RECORD_SIGNATURE_BYTES, signature,
-                                       (size_t)count * RECORD_SIGNATURE_BYTES, cudaMemcpyHostToDevice, stream);
+  size_t signature_bytes = (size_t)count * RECORD_SIGNATURE_BYTES, scale_bytes = (size_t)count * RECORD_K_SCALE_BYTES;
+  cudaError_t status = cudaEventSynchronize(stage->uploaded);
+  if (status != cudaSuccess)
+    return status;
+  memcpy(stage->bytes, signature, signature_bytes);
+  copy_scales((uint16_t *)(void *)(stage->bytes + signature_bytes), k_scale, count);
+  status = cudaMemcpyAsync(signatures, stage->bytes, signature_bytes, cudaMemcpyHostToDevice, stream);
   if (status == cudaSuccess)
-    status = cudaMemcpyAsync(scales, k_scale, (size_t)count * RECORD_K_SCALE_BYTES, cudaMemcpyHostToDevice, stream);
-  return status == cudaSuccess ? gpu_scales_launch((uint16_t *)(void *)scales, count, stream) : status;
+    status = cudaMemcpyAsync(scales, stage->bytes + signature_bytes, scale_bytes, cudaMemcpyHostToDevice, stream);
+  cudaError_t recorded = cudaEventRecord(stage->uploaded, stream);
+  return status == cudaSuccess ? recorded : status;
 }
 
 int gpu_columns_append(struct gpu_columns *columns, const uint8_t *signature, const uint8_t *k_scale, uint32_t count,
@@ -213,7 +246,8 @@ int gpu_columns_append(struct gpu_columns *columns, const uint8_t *signature, co
     int result = end / GPU_CHUNK < columns->chunk_count ? 0 : add_chunk(columns, stream, error);
     if (result)
       return result;
-    status = fill_chunk(columns->chunks[end / GPU_CHUNK], at, signature + (size_t)done * RECORD_SIGNATURE_BYTES,
+    status = fill_chunk(columns->gpu, columns->chunks[end / GPU_CHUNK], at,
+                        signature + (size_t)done * RECORD_SIGNATURE_BYTES,
                         k_scale + (size_t)done * RECORD_K_SCALE_BYTES, n, stream);
     if (status != cudaSuccess)
       return gpu_failed(error, status, "cannot copy signatures");

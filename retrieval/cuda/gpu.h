@@ -5,8 +5,8 @@
 // job, the same ones as lane.c does, bit for bit.
 //
 // All work goes to the stream that the caller gives (a cudaStream_t, NULL for the default one) and nothing here waits
-// for the GPU except gpu_scan_finish and the functions that destroy. Who uses several streams orders them: a scan
-// has to come after the appends to its columns. One object is used by one thread at a time.
+// for the GPU except gpu_scan_finish, gpu_columns_append and the functions that destroy. Who uses several streams puts
+// them in order: a scan has to come after the appends to its columns. One object is used by one thread at a time.
 //
 // Built without CUDA, or on a machine with no driver or GPU, gpu_create says so and the processor does the work.
 #ifndef COLDKV_RETRIEVAL_CUDA_GPU_H
@@ -47,9 +47,10 @@ int gpu_columns_create(struct gpu *gpu, struct gpu_columns **columns, struct err
 /* Gives the memory back behind all work of the stream. Takes NULL. */
 void gpu_columns_destroy(struct gpu_columns *columns, void *stream);
 
-/* Adds `count` records behind those that are there: signature[16 * count], k_scale[2 * count], host memory. Pageable
- * memory may be used again after the return, pinned memory once the stream has come past. After an error, which may be
- * ERR_MEMORY (of the GPU), ERR_LIMIT (2^32 - 1 records) or ERR_IO, the columns hold what they held. */
+/* Adds `count` records behind those that are there: signature[16 * count], k_scale[2 * count], host memory, which may
+ * be used again after the return: it is copied to memory of the GPU's own first, and the only wait is for that to be
+ * free again. After an error, which may be ERR_MEMORY (of the GPU), ERR_LIMIT (2^32 - 1 records) or ERR_IO, the columns
+ * hold what they held. Appends to columns of one GPU come from one thread at a time. */
 int gpu_columns_append(struct gpu_columns *columns, const uint8_t *signature, const uint8_t *k_scale, uint32_t count,
                        void *stream, struct error *error);
 
@@ -65,9 +66,9 @@ struct gpu_scan_job {
   uint32_t begin, count;
 };
 
-/* For up to `jobs_max` jobs with up to `candidates_max` (at most LIMIT_CANDIDATES_MAX) candidates each. ERR_MEMORY,
- * ERR_LIMIT. */
-int gpu_scan_create(struct gpu *gpu, uint32_t jobs_max, uint32_t candidates_max, struct gpu_scan **scan,
+/* For up to `jobs_max` jobs, of up to LIMIT_CANDIDATES_MAX candidates each and `keys_max` together. Takes as much
+ * pinned memory of the host as GPU memory for the results. ERR_MEMORY, ERR_LIMIT. */
+int gpu_scan_create(struct gpu *gpu, uint32_t jobs_max, uint32_t keys_max, struct gpu_scan **scan,
                     struct error *error);
 /* Waits for the GPU. Takes NULL. */
 void gpu_scan_destroy(struct gpu_scan *scan);
@@ -77,10 +78,13 @@ void gpu_scan_destroy(struct gpu_scan *scan);
 int gpu_scan_start(struct gpu_scan *scan, enum lookup_mode mode, const struct gpu_scan_job *jobs, uint32_t job_count,
                    uint32_t candidates, void *stream, struct error *error);
 
-/* Waits for the stream and copies what the last gpu_scan_start found: counts[job] candidates at
- * keys[job * candidates], in no order. A key is that of select.h, its ordinal counted from the job's `begin`. counts is
+/* Enqueues the way of the last start's results to host memory, on its stream. ERR_IO. */
+int gpu_scan_fetch(struct gpu_scan *scan, void *stream, struct error *error);
+
+/* Waits for what gpu_scan_fetch has enqueued: (*counts)[job] candidates at (*keys)[job * candidates], in no order, the
+ * scan's memory until its next fetch. A key is that of select.h, its ordinal counted from the job's `begin`. A count is
  * below `candidates` only when a job has no more records with a valid scale; the keys after the last are UINT64_MAX.
- * ERR_IO. */
-int gpu_scan_finish(struct gpu_scan *scan, uint64_t *keys, uint32_t *counts, void *stream, struct error *error);
+ * Other threads may use the GPU and its columns meanwhile. ERR_IO. */
+int gpu_scan_finish(struct gpu_scan *scan, const uint64_t **keys, const uint32_t **counts, struct error *error);
 
 #endif

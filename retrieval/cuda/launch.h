@@ -60,9 +60,6 @@ uint32_t gpu_scan_blocks(uint32_t processors);
 /* Enqueues `jobs` * launch->blocks blocks, which must not be more than those. */
 cudaError_t gpu_scan_launch(const struct gpu_launch *launch, uint32_t jobs, int hamming, cudaStream_t stream);
 
-/* Turns `count` scales that are not valid into NaN, which compares with nothing. */
-cudaError_t gpu_scales_launch(uint16_t *scales, uint32_t count, cudaStream_t stream);
-
 #ifdef __cplusplus
 }
 #endif

@@ -8,8 +8,18 @@
 #include "retrieval/cuda/gpu.h"
 #include "retrieval/cuda/launch.h"
 
+enum { GPU_STAGES = 4 };
+
+/* Pinned memory for records on their way to a chunk. */
+struct gpu_stage {
+  uint8_t *bytes;       /* GPU_CHUNK_BYTES */
+  cudaEvent_t uploaded; /* what was in it last */
+};
+
 struct gpu {
   int device;
+  struct gpu_stage stages[GPU_STAGES];
+  uint32_t next_stage;
   cudaMemPool_t pool;
   uint32_t blocks; /* of a scan that run at a time */
   struct gpu_info info;
@@ -17,11 +27,14 @@ struct gpu {
 
 struct gpu_scan {
   struct gpu *gpu;
-  uint32_t jobs_max, candidates_max;
+  uint32_t jobs_max, keys_max;
   uint32_t job_count, candidates; /* of the last start */
+  cudaEvent_t fetched;
+  uint64_t *host_keys;            /* pinned memory: what `keys` and `counts` had */
+  uint32_t *host_counts;
   struct gpu_group *groups;       /* GPU memory from here on; [GPU_JOBS] */
-  uint64_t *gathered;             /* [GPU_JOBS][gpu_scan_capacity(candidates_max)] */
-  uint64_t *keys;                 /* [jobs_max][candidates_max] */
+  uint64_t *gathered;             /* [GPU_JOBS][gpu_scan_capacity(LIMIT_CANDIDATES_MAX)] */
+  uint64_t *keys;                 /* [keys_max] */
   uint32_t *counts;               /* [jobs_max] */
 };
 

@@ -5,8 +5,8 @@
 #include "retrieval/cuda/memory.h"
 
 static cudaError_t allocate(struct gpu_scan *scan) {
-  size_t keys = (size_t)scan->jobs_max * scan->candidates_max * sizeof(uint64_t);
-  size_t gathered = (size_t)GPU_JOBS * gpu_scan_capacity(scan->candidates_max) * sizeof(uint64_t);
+  size_t keys = (size_t)scan->keys_max * sizeof(uint64_t);
+  size_t gathered = (size_t)GPU_JOBS * gpu_scan_capacity(LIMIT_CANDIDATES_MAX) * sizeof(uint64_t);
   cudaError_t status = cudaSetDevice(scan->gpu->device);
   if (status == cudaSuccess)
     status = cudaMalloc((void **)&scan->groups, GPU_JOBS * sizeof *scan->groups);
@@ -18,18 +18,24 @@ static cudaError_t allocate(struct gpu_scan *scan) {
     status = cudaMalloc((void **)&scan->counts, scan->jobs_max * sizeof *scan->counts);
   if (status == cudaSuccess)
     status = cudaMemset(scan->groups, 0, GPU_JOBS * sizeof *scan->groups);
+  if (status == cudaSuccess)
+    status = cudaMallocHost((void **)&scan->host_keys, keys);
+  if (status == cudaSuccess)
+    status = cudaMallocHost((void **)&scan->host_counts, scan->jobs_max * sizeof *scan->counts);
+  if (status == cudaSuccess)
+    status = cudaEventCreateWithFlags(&scan->fetched, cudaEventDisableTiming);
   return status == cudaSuccess ? cudaDeviceSynchronize() : status; /* other streams do not wait for a memset */
 }
 
-int gpu_scan_create(struct gpu *gpu, uint32_t jobs_max, uint32_t candidates_max, struct gpu_scan **result,
+int gpu_scan_create(struct gpu *gpu, uint32_t jobs_max, uint32_t keys_max, struct gpu_scan **result,
                     struct error *error) {
   *result = NULL;
-  if (jobs_max == 0 || candidates_max == 0 || candidates_max > LIMIT_CANDIDATES_MAX)
-    return error_set(error, ERR_LIMIT, "a GPU scan of %u jobs with %u candidates", jobs_max, candidates_max);
+  if (jobs_max == 0 || keys_max == 0)
+    return error_set(error, ERR_LIMIT, "a GPU scan of %u jobs with %u candidates together", jobs_max, keys_max);
   struct gpu_scan *scan = calloc(1, sizeof *scan);
   if (!scan)
     return error_set(error, ERR_MEMORY, "out of memory for a GPU scan (%zu bytes)", sizeof *scan);
-  *scan = (struct gpu_scan){.gpu = gpu, .jobs_max = jobs_max, .candidates_max = candidates_max};
+  *scan = (struct gpu_scan){.gpu = gpu, .jobs_max = jobs_max, .keys_max = keys_max};
   cudaError_t status = allocate(scan);
   if (status != cudaSuccess) {
     gpu_scan_destroy(scan);
@@ -47,6 +53,10 @@ void gpu_scan_destroy(struct gpu_scan *scan) {
   cudaFree(scan->gathered);
   cudaFree(scan->keys);
   cudaFree(scan->counts);
+  cudaFreeHost(scan->host_keys);
+  cudaFreeHost(scan->host_counts);
+  if (scan->fetched)
+    cudaEventDestroy(scan->fetched);
   free(scan);
 }
 
@@ -63,9 +73,10 @@ static void fill_job(struct gpu_job *job, const struct gpu_scan_job *from) {
 
 static int check(const struct gpu_scan *scan, const struct gpu_scan_job *jobs, uint32_t job_count, uint32_t candidates,
                  struct error *error) {
-  if (job_count == 0 || job_count > scan->jobs_max || candidates == 0 || candidates > scan->candidates_max)
-    return error_set(error, ERR_BAD_PARAMS, "GPU scan of %u jobs with %u candidates, made for %u with %u", job_count,
-                     candidates, scan->jobs_max, scan->candidates_max);
+  if (job_count == 0 || job_count > scan->jobs_max || candidates == 0 || candidates > LIMIT_CANDIDATES_MAX ||
+      (uint64_t)job_count * candidates > scan->keys_max)
+    return error_set(error, ERR_BAD_PARAMS, "GPU scan of %u jobs with %u candidates, made for %u with %u together",
+                     job_count, candidates, scan->jobs_max, scan->keys_max);
   for (uint32_t i = 0; i < job_count; i++) {
     uint32_t there = gpu_columns_count(jobs[i].columns);
     if (jobs[i].begin > there || jobs[i].count > there - jobs[i].begin)
@@ -106,14 +117,24 @@ int gpu_scan_start(struct gpu_scan *scan, enum lookup_mode mode, const struct gp
   return 0;
 }
 
-int gpu_scan_finish(struct gpu_scan *scan, uint64_t *keys, uint32_t *counts, void *stream, struct error *error) {
-  size_t keys_bytes = (size_t)scan->job_count * scan->candidates * sizeof *keys;
+int gpu_scan_fetch(struct gpu_scan *scan, void *stream, struct error *error) {
+  size_t keys_bytes = (size_t)scan->job_count * scan->candidates * sizeof *scan->keys;
+  size_t counts_bytes = scan->job_count * sizeof *scan->counts;
   cudaError_t status = cudaSetDevice(scan->gpu->device);
   if (status == cudaSuccess)
-    status = cudaMemcpyAsync(counts, scan->counts, scan->job_count * sizeof *counts, cudaMemcpyDeviceToHost, stream);
+    status = cudaMemcpyAsync(scan->host_counts, scan->counts, counts_bytes, cudaMemcpyDeviceToHost, stream);
   if (status == cudaSuccess)
-    status = cudaMemcpyAsync(keys, scan->keys, keys_bytes, cudaMemcpyDeviceToHost, stream);
+    status = cudaMemcpyAsync(scan->host_keys, scan->keys, keys_bytes, cudaMemcpyDeviceToHost, stream);
   if (status == cudaSuccess)
-    status = cudaStreamSynchronize(stream);
-  return status == cudaSuccess ? 0 : gpu_failed(error, status, "a scan failed");
+    status = cudaEventRecord(scan->fetched, stream);
+  return status == cudaSuccess ? 0 : gpu_failed(error, status, "cannot fetch what a scan found");
+}
+
+int gpu_scan_finish(struct gpu_scan *scan, const uint64_t **keys, const uint32_t **counts, struct error *error) {
+  cudaError_t status = cudaEventSynchronize(scan->fetched);
+  if (status != cudaSuccess)
+    return gpu_failed(error, status, "a scan failed");
+  *keys = scan->host_keys;
+  *counts = scan->host_counts;
+  return 0;
 }

@@ -417,12 +417,6 @@ scan_kernel(const __grid_constant__ gpu_launch launch) {
   }
 }
 
-__global__ void scales_kernel(uint16_t *scales, uint32_t count) {
-  uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < count && scales[i] >= 0x7c00u)
-    scales[i] = 0x7e00u;
-}
-
 } // namespace
 
 extern "C" uint32_t gpu_scan_blocks(uint32_t processors) {
@@ -439,10 +433,4 @@ extern "C" cudaError_t gpu_scan_launch(const gpu_launch *launch, uint32_t jobs, 
   const void *kernel = hamming ? reinterpret_cast<const void *>(scan_kernel<true>)
                                : reinterpret_cast<const void *>(scan_kernel<false>);
   return cudaLaunchCooperativeKernel(kernel, dim3(jobs * launch->blocks), dim3(THREADS), arguments, 0, stream);
-}
-
-extern "C" cudaError_t gpu_scales_launch(uint16_t *scales, uint32_t count, cudaStream_t stream) {
-  if (count)
-    scales_kernel<<<(count + 255) / 256, 256, 0, stream>>>(scales, count);
-  return cudaGetLastError();
 }

@@ -57,6 +57,24 @@ static void test_defaults(void **state) {
   assert_true(strlen(options.socket) > 0);
 }
 
+static void test_backend(void **state) {
+  (void)state;
+  struct options options;
+  struct error error;
+  assert_int_equal(READ("--data", "/d"), 0);
+  assert_int_equal(options.backend, BACKEND_AUTO);
+  assert_int_equal(options.vram_limit, 0);
+  assert_int_equal(options.gpu_tokens_min, 16384);
+  static const char text[] = "backend = cuda\nvram-limit = 40000\ngpu-tokens-min = 5";
+  write_config(text, strlen(text));
+  assert_int_equal(READ("--config", config_path, "--data", "/d", "--vram-limit", "7"), 0);
+  assert_int_equal(options.backend, BACKEND_CUDA);
+  assert_int_equal(options.vram_limit, 7);
+  assert_int_equal(options.gpu_tokens_min, 5);
+  assert_int_equal(READ("--data", "/d", "--backend", "gpu"), -ERR_ARGUMENT);
+  assert_non_null(strstr(error.text, "auto, cpu, cuda"));
+}
+
 static void test_limits(void **state) {
   (void)state;
   struct options options;
@@ -144,6 +162,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_command_line_wins_over_file),
       cmocka_unit_test(test_defaults),
+      cmocka_unit_test(test_backend),
       cmocka_unit_test(test_limits),
       cmocka_unit_test(test_errors_say_where),
       cmocka_unit_test(test_files_that_are_no_config),

@@ -166,7 +166,7 @@ static uint32_t run_round(struct gpu *gpu, struct gpu_scan *scan, uint32_t *jobs
   static struct columns columns[4];
   static struct query queries[JOBS_MAX];
   struct gpu_scan_job jobs[JOBS_MAX];
-  uint32_t of[JOBS_MAX], counts[JOBS_MAX], candidates = make_candidates(), wrong = 0;
+  uint32_t of[JOBS_MAX], candidates = make_candidates(), wrong = 0;
   uint32_t heads = 1 + below(4), job_count = below(4) ? 1 + below(9) : 1 + below(JOBS_MAX);
   enum lookup_mode mode = below(2) ? LOOKUP_HAMMING : LOOKUP_WEIGHTED;
   for (uint32_t h = 0; h < heads; h++)
@@ -178,16 +178,17 @@ static uint32_t run_round(struct gpu *gpu, struct gpu_scan *scan, uint32_t *jobs
     jobs[j] = (struct gpu_scan_job){columns[of[j]].gpu, &queries[j], begin,
                                     below(3) ? count - begin : below(count - begin + 1)};
   }
-  uint64_t *keys = allocate((size_t)job_count * candidates * sizeof *keys);
-  uint64_t *wanted = allocate(candidates * sizeof *wanted);
-  memset(keys, 0xa5, (size_t)job_count * candidates * sizeof *keys);
-  memset(counts, 0xa5, sizeof counts);
+  uint64_t *keys = allocate(candidates * sizeof *keys), *wanted = allocate(candidates * sizeof *wanted);
+  const uint64_t *found;
+  const uint32_t *counts;
   if (gpu_scan_start(scan, mode, jobs, job_count, candidates, NULL, &error))
     give_up("start");
-  if (gpu_scan_finish(scan, keys, counts, NULL, &error))
+  if (gpu_scan_fetch(scan, NULL, &error) || gpu_scan_finish(scan, &found, &counts, &error))
     give_up("finish");
-  for (uint32_t j = 0; j < job_count; j++)
-    wrong += !check_job(&columns[of[j]], &jobs[j], mode, candidates, keys + (size_t)j * candidates, counts[j], wanted);
+  for (uint32_t j = 0; j < job_count; j++) {
+    memcpy(keys, found + (size_t)j * candidates, candidates * sizeof *keys);
+    wrong += !check_job(&columns[of[j]], &jobs[j], mode, candidates, keys, counts[j], wanted);
+  }
   for (uint32_t h = 0; h < heads; h++)
     free_columns(&columns[h], NULL);
   free(keys);
@@ -212,7 +213,7 @@ int main(int argc, char **argv) {
   randomness.state = seed;
   for (uint32_t r = 0; r < rounds; r++) {
     /* now and then a new one, whose memory others have written before */
-    if (r % 8 == 0 && gpu_scan_create(gpu, JOBS_MAX, LIMIT_CANDIDATES_MAX, &scan, &error))
+    if (r % 8 == 0 && gpu_scan_create(gpu, JOBS_MAX, JOBS_MAX * LIMIT_CANDIDATES_MAX, &scan, &error))
       give_up("scan");
     wrong += run_round(gpu, scan, &jobs);
     if (r % 8 == 7 || r + 1 == rounds)

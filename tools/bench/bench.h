@@ -32,6 +32,7 @@ void bench_text(struct bench_output *output, const char *name, const char *value
 /* Runs one command. */
 typedef int bench_command_fn(const struct bench_options *options, struct bench_output *output, struct error *error);
 
-bench_command_fn bench_append, bench_codec, bench_cuda, bench_fetch, bench_lookup, bench_quality, bench_recall, bench_scan;
+bench_command_fn bench_append, bench_codec, bench_cuda, bench_fetch, bench_lookup, bench_quality, bench_recall,
+    bench_scan;
 
 #endif

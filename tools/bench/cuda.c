@@ -91,7 +91,8 @@ static int fill_pool(struct bench *bench, struct error *error) {
 static int create(struct bench *bench, struct error *error) {
   int result = gpu_create(&bench->gpu, 0, error);
   if (!result)
-    result = gpu_scan_create(bench->gpu, HEADS * ROWS_MAX, LIMIT_CANDIDATES_MAX, &bench->scan, error);
+    result = gpu_scan_create(bench->gpu, HEADS * ROWS_MAX, HEADS * ROWS_MAX * LIMIT_CANDIDATES_MAX, &bench->scan,
+                             error);
   if (result)
     return result;
   if (cudaMalloc((void **)&bench->pool, READ_BYTES) != cudaSuccess ||
