@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The coldkv authors
 """Conversations through the Python package, against attention in float64 and a real daemon."""
-import threading
-import time
+import gc
 import os
 import signal
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -122,6 +123,28 @@ def test_closing_a_client_closes_what_was_made_from_it(service):
         conversation.begin([1])
     with coldkv.Client(service.socket) as second, toy.model(second) as model:
         coldkv.Conversation(model, "closed").close()  # the lease is free again
+
+
+def test_garbage_in_a_circle_is_destroyed_in_order(service, monkeypatch):
+    class Recorder:
+        def __getattr__(self, name):
+            if name in ("coldkv_close", "coldkv_model_destroy", "coldkv_client_destroy"):
+                calls.append(name)
+            return getattr(coldkv.library, name)
+
+    calls = []
+    monkeypatch.setattr(coldkv.client, "library", Recorder())
+    monkeypatch.setattr(coldkv.conversation, "library", Recorder())
+    for attempt in range(3):
+        client = coldkv.Client(service.socket)
+        model = toy.model(client)
+        conversation = coldkv.Conversation(model, "circle")
+        client.circle = [model, conversation]
+        calls.clear()
+        del client, model, conversation
+        assert not calls
+        gc.collect()
+        assert calls == ["coldkv_close", "coldkv_model_destroy", "coldkv_client_destroy"]
 
 
 def test_another_thread_runs_while_a_call_waits(service):

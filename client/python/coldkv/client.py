@@ -40,10 +40,16 @@ def check(result: int) -> int:
 
 
 class _Handle:
-    """An object of the library, destroyed once: by close(), at the end of a with block, or with its last reference."""
+    """An object of the library, destroyed once: by close(), at the end of a with block, or with its last reference.
 
-    def __init__(self) -> None:
+    It is counted in the one that it was made from, which is not destroyed before it: the garbage collector may come to
+    both in any order, when references to them run in a circle."""
+
+    def __init__(self, parent: "Optional[_Handle]" = None) -> None:
         self._pointer: Optional[int] = None
+        self._closed = False
+        self._parent = parent
+        self._count = 0  # of what was made from it and is not destroyed
         self._children: "weakref.WeakSet[_Handle]" = weakref.WeakSet()
 
     def _destroy(self, pointer: int) -> None:
@@ -52,26 +58,38 @@ class _Handle:
     def _lock_of(self) -> "threading.RLock":
         raise NotImplementedError
 
+    def _made(self, pointer: ctypes.c_void_p) -> None:
+        """Takes over what the library made."""
+        self._pointer = pointer.value
+        if self._parent is not None:
+            self._parent._count += 1
+            self._parent._children.add(self)
+
     @property
     def closed(self) -> bool:
-        return self._pointer is None
+        return self._closed
 
     @property
     def _open_pointer(self) -> int:
-        if self._pointer is None:
+        if self._closed or self._pointer is None:
             raise StateError(f"this {type(self).__name__.lower()} is closed")
         return self._pointer
 
     def close(self) -> None:
         """Destroys it, and before it what was made from it. May be called twice."""
-        if getattr(self, "_pointer", None) is None:
-            return
         with self._lock_of():
+            self._closed = True
             for child in list(self._children):
                 child.close()
+            self._destroy_if_last()
+
+    def _destroy_if_last(self) -> None:
+        if self._closed and not self._count and self._pointer is not None:
             pointer, self._pointer = self._pointer, None
-            if pointer is not None:
-                self._destroy(pointer)
+            self._destroy(pointer)
+            if self._parent is not None:
+                self._parent._count -= 1
+                self._parent._destroy_if_last()
 
     def __enter__(self: _Self) -> _Self:
         return self
@@ -83,7 +101,7 @@ class _Handle:
     def __del__(self) -> None:
         try:
             self.close()
-        except (AttributeError, TypeError):  # at the interpreter's end, when half of it is gone
+        except (AttributeError, TypeError):  # half made, or at the interpreter's end, when half of all is gone
             pass
 
 
@@ -103,7 +121,7 @@ class Client(_Handle):
         pointer = ctypes.c_void_p()
         check(library.coldkv_client_create(ctypes.byref(pointer), os.fsencode(socket) if socket else None,
                                            ctypes.byref(options)))
-        self._pointer = pointer.value
+        self._made(pointer)
 
     def _lock_of(self) -> "threading.RLock":
         return self._lock
@@ -127,7 +145,7 @@ class Model(_Handle):
     def __init__(self, client: Client, *, layers: int, kv_heads: int, group: int, head_dim: int, window: int,
                  fingerprint: bytes, rope: Rope = Rope.HALF, rope_dims: int = 0, rope_theta: float = 10000.0,
                  rope_freqs: Any = None, softmax_scale: float = 0.0, name: Optional[str] = None) -> None:
-        super().__init__()
+        super().__init__(client)
         self.client = client
         self.layers, self.kv_heads, self.heads, self.head_dim = layers, kv_heads, kv_heads * group, head_dim
         self.window = window
@@ -143,8 +161,7 @@ class Model(_Handle):
         pointer = ctypes.c_void_p()
         with client._lock:
             check(library.coldkv_model_create(ctypes.byref(pointer), client._open_pointer, ctypes.byref(description)))
-            self._pointer = pointer.value
-            client._children.add(self)
+            self._made(pointer)
 
     def _lock_of(self) -> "threading.RLock":
         return self.client._lock

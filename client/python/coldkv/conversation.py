@@ -81,7 +81,7 @@ class Conversation(_Handle):
 
     def __init__(self, model: Model, name: str, *, k: int = 64, candidates: int = 0, hamming: bool = False,
                  must_exist: bool = False) -> None:
-        super().__init__()
+        super().__init__(model)
         self.model, self.name = model, name
         self._rows = 0
         options = c.ConvOptions(k, candidates, hamming, must_exist)
@@ -89,8 +89,7 @@ class Conversation(_Handle):
         with self._lock_of():
             check(library.coldkv_open(ctypes.byref(pointer), model._open_pointer, name.encode(),
                                       ctypes.byref(options)))
-            self._pointer = pointer.value
-            model._children.add(self)
+            self._made(pointer)
         if k == 0:  # in the options 0 stands for the default
             self.set_slots(0)
 
