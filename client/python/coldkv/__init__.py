@@ -11,6 +11,7 @@
                     out = conversation.attend(layer, q, k, v)  # float32: [n, 32, 128], [n, 8, 128] twice
             conversation.sync()
 
+coldkv.transformers attaches a conversation to a model of Hugging Face transformers.
 """
 from ._library import BLOCK_MAX, HOT, NO_SLOT, REWIND_EXACT, SINKS, library
 from .client import Client, Fingerprint, Model, Rope
