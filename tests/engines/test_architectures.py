@@ -16,6 +16,7 @@ def scaled(kind, **more):
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0, **more}}
 
 
+WITHOUT_HEAD_DIM = {key: SMALL[key] for key in SMALL if key != "head_dim"} | {"hidden_size": 256}
 KINDS = {
     "llama": transformers.LlamaConfig(**SMALL),
     "llama, MHA": transformers.LlamaConfig(**{**SMALL, "num_key_value_heads": 4}),
@@ -26,10 +27,10 @@ KINDS = {
         "llama3", low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=512)),
     "llama, yarn": transformers.LlamaConfig(**SMALL, **scaled("yarn", original_max_position_embeddings=512)),
     "mistral": transformers.MistralConfig(**SMALL, sliding_window=None),
-    "qwen2": transformers.Qwen2Config(**{key: SMALL[key] for key in SMALL if key != "head_dim"} | {"hidden_size": 256}),
+    "qwen2": transformers.Qwen2Config(**WITHOUT_HEAD_DIM),
     "qwen3": transformers.Qwen3Config(**SMALL),
     "stablelm, a quarter of each head rotated": transformers.StableLmConfig(**{
-        **SMALL, "hidden_size": 256, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0,
+        **WITHOUT_HEAD_DIM, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0,
                                                          "partial_rotary_factor": 0.25}}),
     "glm, half of each head rotated in pairs": transformers.GlmConfig(**SMALL, **{
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}),
@@ -69,8 +70,8 @@ def test_short_types(service, dtype):
 REFUSED = {
     "sliding_window": (transformers.MistralConfig(**SMALL, sliding_window=128), "sliding window of 128"),
     "some layers slide": (transformers.Gemma2Config(**SMALL, sliding_window=128), "sliding window|softcap"),
-    "mla": (transformers.DeepseekV3Config(**{**SMALL, "num_key_value_heads": 4, "head_dim": 32}, q_lora_rank=32, kv_lora_rank=32,
-                                          qk_rope_head_dim=32, qk_nope_head_dim=32, v_head_dim=64 - 16,
+    "mla": (transformers.DeepseekV3Config(**{**SMALL, "num_key_value_heads": 4, "head_dim": 32}, q_lora_rank=32,
+                                          kv_lora_rank=32, qk_rope_head_dim=32, qk_nope_head_dim=32, v_head_dim=48,
                                           first_k_dense_replace=2, n_routed_experts=4, moe_intermediate_size=32,
                                           n_group=1, topk_group=1, num_experts_per_tok=2), "MLA"),
     "head_dim 256": (transformers.LlamaConfig(**{**SMALL, "head_dim": 256}), "head_dim 256"),

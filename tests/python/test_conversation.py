@@ -45,6 +45,7 @@ def test_an_old_token_comes_back(client):
         q = np.repeat(wanted[1] * 4, toy.GROUP, axis=1)
         q = np.ascontiguousarray(toy.rotate(q, [old - 640]).astype(np.float32))
         conversation.begin(toy.ids(640, 1))
+        conversation.prefetch(0, q[0])
         slots = conversation.retrieve(0, q)
         assert slots.index.shape[:2] == (1, toy.KV_HEADS) and slots.hot_first == 384 and not slots.packed
         for head in range(toy.KV_HEADS):
@@ -52,6 +53,7 @@ def test_an_old_token_comes_back(client):
             place = list(slots.tokens[head]).index(old)
             assert cosine(slots.keys[head][place], wanted[1][0, head]) > 0.95
             assert cosine(slots.values[head][place], wanted[2][0, head]) > 0.95
+        assert conversation.status.prefetches == conversation.status.prefetches_used == 1
         out = conversation.attend(0, q, k, v)
         assert cosine(out[0, 0], wanted[2][0, 0]) > 0.9
         conversation.abort()

@@ -42,11 +42,13 @@ def test_structures_have_the_fields_of_the_header(name, mirror):
 
 def test_functions_and_constants_are_those_of_the_header():
     declared = set(re.findall(r"COLDKV_API [\w *]+?\*?(coldkv_\w+)\(", HEADER))
-    assert set(_library._FUNCTIONS) <= declared
-    assert not {name for name in declared - set(_library._FUNCTIONS) if "device" not in name}
+    assert set(_library._FUNCTIONS) == declared
     for name, value in (("BLOCK_MAX", coldkv.BLOCK_MAX), ("HOT", coldkv.HOT), ("SINKS", coldkv.SINKS),
                         ("REWIND_EXACT", coldkv.REWIND_EXACT)):
         assert re.search(r"COLDKV_%s = %d\b" % (name, value), HEADER)
+    for name, value in _library.TYPES.items():
+        short = name.replace("float", "f").replace("bf", "BF").upper()
+        assert re.search(r"COLDKV_%s = %d\b" % (short, value), HEADER)
     assert coldkv.__version__ == re.search(r'COLDKV_VERSION "([\d.]+)"', HEADER).group(1)
 
 
@@ -77,6 +79,14 @@ def test_what_goes_wrong_when_describing(client):
         toy.model(client, fingerprint=bytes(31))
     with pytest.raises(ValueError, match="rope_freqs"):
         toy.model(client, rope_freqs=np.ones(3))
+
+
+def test_a_gpu_that_is_not_there(client):
+    with toy.model(client) as model:
+        with pytest.raises(coldkv.NotSupportedError):
+            coldkv.Conversation(model, "gpu", device=63)
+        with pytest.raises(ValueError, match="hot_type"):
+            coldkv.Conversation(model, "gpu", hot_type="int8")
 
 
 def test_what_goes_wrong_in_a_block(client):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The coldkv authors
-"""Documents that state facts between lines of made-up source text, as tools/demo/document.c writes them, with any number
-of facts. The filler's word lists and templates are read from tools/demo/filler.c: the text is byte for byte the same."""
+"""Documents that state facts between lines of made-up source text, as tools/demo/document.c writes them, with any
+number of facts. Word lists and templates of the filler are read from tools/demo/filler.c: the text is the same to the
+byte."""
 import ast
 import dataclasses
 import os

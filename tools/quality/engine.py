@@ -53,8 +53,8 @@ class Engine:
         raise NotImplementedError
 
     def decode_seconds(self, ids, count, slots):
-        """Seconds that `count` tokens take one by one: in the open conversation, or, when none is open, in a plain cache
-        that holds `ids`. What was added is taken back."""
+        """Seconds that `count` tokens take one by one: in the open conversation, or, when none is open, in a plain
+        cache that holds `ids`. What was added is taken back."""
         raise NotImplementedError
 
     def memory_bytes(self):

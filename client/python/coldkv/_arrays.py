@@ -7,7 +7,10 @@ from typing import Any, Sequence, Tuple, Union
 
 import numpy as np
 
+from ._library import TYPES
+
 ArrayLike = Any  # numpy array, torch tensor, DLPack or buffer exporter: no common type exists
+GPU_ALIGNMENT = 16
 Ids = Union[Sequence[int], ArrayLike]
 
 
@@ -28,6 +31,31 @@ def _torch_address(array: Any, name: str, dtype: np.dtype, shape: Tuple[int, ...
     if array.is_conj() or array.is_neg():
         raise ValueError(f"{name} is a lazy view: use .resolve_neg()")
     return array.data_ptr()
+
+
+def on_gpu(array: Any) -> bool:
+    return is_torch(array) and array.device.type == "cuda"
+
+
+def gpu_addresses(device: int, *named: Tuple[Any, str, Tuple[int, ...]]) -> Tuple[Tuple[int, ...], int, int]:
+    """Addresses of CUDA tensors (tensor, name, shape), all of one type; and that type, as the library numbers it, and the
+    current stream of their device."""
+    import torch
+    first = named[0][0]
+    kind = str(first.dtype).rpartition(".")[2]
+    if kind not in TYPES:
+        raise TypeError(f"{named[0][1]} is {kind}, wanted one of {', '.join(TYPES)}")
+    for array, name, shape in named:
+        if not on_gpu(array) or array.device.index != device:
+            where = array.device if is_torch(array) else "the processor"
+            raise TypeError(f"{name} is on {where}, the conversation on cuda:{device}")
+        if array.dtype != first.dtype:
+            raise TypeError(f"{name} is {array.dtype}, {named[0][1]} is {first.dtype}")
+        if tuple(array.shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(array.shape)}, wanted {shape}")
+        if not array.is_contiguous() or array.data_ptr() % GPU_ALIGNMENT:
+            raise ValueError(f"{name} is not contiguous, or not aligned to {GPU_ALIGNMENT} bytes: use .clone()")
+    return tuple(array.data_ptr() for array, _, _ in named), TYPES[kind], torch.cuda.current_stream(device).cuda_stream
 
 
 def _as_numpy(array: Any, name: str) -> np.ndarray:

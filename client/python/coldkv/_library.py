@@ -13,6 +13,7 @@ from typing import Iterator
 NAME = "libcoldkv.so.0"
 BLOCK_MAX, HOT, SINKS, REWIND_EXACT = 64, 256, 4, 128
 NO_SLOT = 0xFFFFFFFF
+TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}  # enum coldkv_type
 
 
 class ClientOptions(Structure):
@@ -28,7 +29,8 @@ class ModelDescription(Structure):
 
 
 class ConvOptions(Structure):
-    _fields_ = [("k", c_uint32), ("candidates", c_uint32), ("hamming", c_int), ("must_exist", c_int)]
+    _fields_ = [("k", c_uint32), ("candidates", c_uint32), ("hamming", c_int), ("must_exist", c_int),
+                ("device", c_uint32), ("hot_type", c_uint32)]
 
 
 class Slots(Structure):
@@ -42,7 +44,8 @@ class Status(Structure):
                 ("hot_first", c_uint64), ("resume_left", c_uint64), ("connected", c_int), ("lookups", c_uint64),
                 ("lookups_missed", c_uint64), ("bad_records", c_uint64), ("reconnects", c_uint64),
                 ("record_bytes", c_uint64), ("signature_bytes", c_uint64), ("hot_bytes", c_uint64),
-                ("backlog_bytes", c_uint64), ("backlog_bytes_max", c_uint64), ("waited_ms_max", c_uint64),
+                ("device_bytes", c_uint64), ("pinned_bytes", c_uint64), ("prefetches", c_uint64),
+                ("prefetches_used", c_uint64), ("backlog_bytes", c_uint64), ("backlog_bytes_max", c_uint64), ("waited_ms_max", c_uint64),
                 ("trouble", c_int), ("last_error", c_char_p)]
 
 
@@ -63,6 +66,11 @@ _FUNCTIONS = {
     "coldkv_attend": (c_int, [c_void_p, c_uint32, c_void_p, c_void_p, c_void_p, c_void_p]),
     "coldkv_push": (c_int, [c_void_p, c_uint32, c_void_p, c_void_p]),
     "coldkv_retrieve": (c_int, [c_void_p, c_uint32, c_void_p, POINTER(Slots)]),
+    "coldkv_prefetch": (c_int, [c_void_p, c_uint32, c_void_p]),
+    "coldkv_attend_device": (c_int, [c_void_p, c_uint32, c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_void_p]),
+    "coldkv_push_device": (c_int, [c_void_p, c_uint32, c_void_p, c_void_p, c_int, c_void_p]),
+    "coldkv_retrieve_device": (c_int, [c_void_p, c_uint32, c_void_p, c_int, c_void_p, POINTER(Slots)]),
+    "coldkv_prefetch_device": (c_int, [c_void_p, c_uint32, c_void_p, c_int, c_void_p]),
     "coldkv_end": (c_int, [c_void_p]),
     "coldkv_abort": (c_int, [c_void_p]),
     "coldkv_set_slots": (c_int, [c_void_p, c_uint32]),

@@ -12,7 +12,7 @@ from typing import Iterator, List, Optional, Tuple
 import numpy as np
 
 from . import _library as c
-from ._arrays import ArrayLike, Ids, address, empty_like, integers
+from ._arrays import ArrayLike, Ids, address, empty_like, gpu_addresses, integers, on_gpu
 from ._library import BLOCK_MAX, library
 from .client import Model, _Handle, check
 from .errors import StateError
@@ -36,6 +36,10 @@ class Status:
     record_bytes: int
     signature_bytes: int
     hot_bytes: int
+    device_bytes: int
+    pinned_bytes: int
+    prefetches: int
+    prefetches_used: int
     backlog_bytes: int
     backlog_bytes_max: int
     waited_ms_max: int
@@ -74,17 +78,22 @@ class Conversation(_Handle):
     name: 1 to 255 bytes of UTF-8
     k: retrieved tokens per row, layer and kv head; candidates: rescored per lookup, 0: the daemon's default
     hamming: scan by Hamming distance only; must_exist: NoConversationError rather than a new one
+    device: number of a CUDA device that is to hold the hot window, and to encode, decode and attend; None: the processor
+    hot_type: type of the hot window there: "float32", "float16", "bfloat16"
 
     One that has a past wants it fed first: `while (ids := conversation.resume()).size: forward(ids)`. In shapes below,
     n is the number of tokens of the open block, heads that of query heads.
     """
 
     def __init__(self, model: Model, name: str, *, k: int = 64, candidates: int = 0, hamming: bool = False,
-                 must_exist: bool = False) -> None:
+                 must_exist: bool = False, device: Optional[int] = None, hot_type: str = "float32") -> None:
         super().__init__(model)
-        self.model, self.name = model, name
+        self.model, self.name, self.device = model, name, device
+        if hot_type not in c.TYPES:
+            raise ValueError(f"hot_type={hot_type!r}: wanted one of {', '.join(c.TYPES)}")
         self._rows = 0
-        options = c.ConvOptions(k, candidates, hamming, must_exist)
+        options = c.ConvOptions(k, candidates, hamming, must_exist, 0 if device is None else device + 1,
+                                c.TYPES[hot_type])
         pointer = ctypes.c_void_p()
         with self._lock_of():
             check(library.coldkv_open(ctypes.byref(pointer), model._open_pointer, name.encode(),
@@ -123,10 +132,19 @@ class Conversation(_Handle):
     def attend(self, layer: int, q: ArrayLike, k: ArrayLike, v: ArrayLike,
                out: Optional[ArrayLike] = None) -> ArrayLike:
         """Attention of the block's rows in one layer, once per layer. float32, contiguous, never copied:
-        q [n, heads, head_dim]; k, v [n, kv_heads, head_dim]; out [n, heads, head_dim], made if None. Returns out."""
+        q [n, heads, head_dim]; k, v [n, kv_heads, head_dim]; out [n, heads, head_dim], made if None. Returns out.
+
+        In a conversation on a CUDA device all four may be tensors there, of one type, float32, float16 or bfloat16: the
+        work is enqueued on PyTorch's current stream."""
         if out is None:
             out = empty_like(q)
         queries, keys = self._shapes()
+        if self.device is not None and on_gpu(q):
+            places, kind, stream = gpu_addresses(self.device, (q, "q", queries), (k, "k", keys), (v, "v", keys),
+                                                 (out, "out", queries))
+            with self._lock_of():
+                check(library.coldkv_attend_device(self._open_pointer, layer, *places, kind, stream))
+            return out
         places = (address(q, "q", np.float32, queries), address(k, "k", np.float32, keys),
                   address(v, "v", np.float32, keys), address(out, "out", np.float32, queries, writable=True))
         with self._lock_of():
@@ -134,21 +152,32 @@ class Conversation(_Handle):
         return out
 
     def push(self, layer: int, k: ArrayLike, v: ArrayLike) -> None:
-        """Gives keys and values of one layer, float32 [n, kv_heads, head_dim], without computing attention."""
+        """Gives keys and values of one layer, float32 [n, kv_heads, head_dim], without computing attention.
+        CUDA tensors as in attend()."""
         keys = self._shapes()[1]
+        if self.device is not None and on_gpu(k):
+            places, kind, stream = gpu_addresses(self.device, (k, "k", keys), (v, "v", keys))
+            with self._lock_of():
+                check(library.coldkv_push_device(self._open_pointer, layer, *places, kind, stream))
+            return
         places = address(k, "k", np.float32, keys), address(v, "v", np.float32, keys)
         with self._lock_of():
             check(library.coldkv_push(self._open_pointer, layer, *places))
 
     def retrieve(self, layer: int, q: ArrayLike, *, copy: bool = True) -> Slots:
-        """Finds the slots of one layer for q, float32 [n, heads, head_dim].
+        """Finds the slots of one layer for q, float32 [n, heads, head_dim], or a CUDA tensor as in attend().
 
         copy=False: the arrays are the library's own. They must not be touched after the next call on this conversation,
         which frees them."""
-        found = c.Slots()
-        place = address(q, "q", np.float32, self._shapes()[0])
+        found, queries = c.Slots(), self._shapes()[0]
         with self._lock_of():
-            check(library.coldkv_retrieve(self._open_pointer, layer, place, ctypes.byref(found)))
+            if self.device is not None and on_gpu(q):
+                places, kind, stream = gpu_addresses(self.device, (q, "q", queries))
+                check(library.coldkv_retrieve_device(self._open_pointer, layer, *places, kind, stream,
+                                                     ctypes.byref(found)))
+            else:
+                place = address(q, "q", np.float32, queries)
+                check(library.coldkv_retrieve(self._open_pointer, layer, place, ctypes.byref(found)))
             heads, dim = found.kv_heads, self.model.head_dim
             counts = [found.count[head] for head in range(heads)]
             slots = Slots([_view(found.tokens[h], np.uint64, (counts[h],)) for h in range(heads)],
@@ -161,6 +190,17 @@ class Conversation(_Handle):
                     slots, tokens=[a.copy() for a in slots.tokens], keys=[a.copy() for a in slots.keys],
                     values=[a.copy() for a in slots.values], index=slots.index.copy())
         return slots
+
+    def prefetch(self, layer: int, q: ArrayLike) -> None:
+        """Has the daemon look up one layer ahead of time, for an estimate [heads, head_dim] of a query to come, float32
+        or a CUDA tensor as in attend()."""
+        shape = self._shapes()[0][1:]
+        with self._lock_of():
+            if self.device is not None and on_gpu(q):
+                places, kind, stream = gpu_addresses(self.device, (q, "q", shape))
+                check(library.coldkv_prefetch_device(self._open_pointer, layer, *places, kind, stream))
+            else:
+                check(library.coldkv_prefetch(self._open_pointer, layer, address(q, "q", np.float32, shape)))
 
     def end(self) -> None:
         """Closes the block; every layer must have been attended or pushed."""

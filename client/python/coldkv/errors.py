@@ -10,6 +10,12 @@ class Error(Exception):
     code: int = 0
 
 
+class NotSupportedError(Error):
+    """A GPU that is not there, or not built for; a codec of a later version."""
+
+    code = -4
+
+
 class VersionError(Error):
     """Daemon and library do not understand each other."""
 

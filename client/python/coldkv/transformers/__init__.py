@@ -27,7 +27,8 @@ _PLACE = "_coldkv_attachment"  # in the model's __dict__: it lives as long as th
 
 def attach(model: Any, conversation: str, *, hot: int = 256, k: int = 64, candidates: int = 0,
            socket: Union[str, "os.PathLike[str]", None] = None, window: Optional[int] = None,
-           fingerprint: Optional[bytes] = None, prompt: str = "auto", must_exist: bool = False) -> Attachment:
+           fingerprint: Optional[bytes] = None, prompt: str = "auto", must_exist: bool = False,
+           gpu: Optional[bool] = None) -> Attachment:
     """Makes model(...) and model.generate(...) continue a conversation, until detach(model).
 
     model: a causal language model in evaluation mode, on any device
@@ -41,6 +42,8 @@ def attach(model: Any, conversation: str, *, hot: int = 256, k: int = 64, candid
         templates make it; what is there already is not read again, and where the inputs differ from it, it is rewound
         if that is not too far back. "auto": the whole if it begins with everything there is, otherwise new
     must_exist: NoConversationError rather than a new conversation
+    gpu: hot window and attention on the model's own CUDA device: True or NotSupportedError; False: on the processor;
+        None: where the library can
 
     Raises NotSupported for a model that coldkv cannot serve, saying why, and coldkv.Error for what the daemon refuses.
     The model is then as it was.
@@ -50,7 +53,7 @@ def attach(model: Any, conversation: str, *, hot: int = 256, k: int = 64, candid
     if before is not None:
         raise ValueError(f"a conversation is attached already: '{before.conversation.name}'")
     made = Attachment(model, conversation, k=k, candidates=candidates, socket=socket, window=window,
-                      fingerprint=fingerprint, prompt=prompt, must_exist=must_exist)
+                      fingerprint=fingerprint, prompt=prompt, must_exist=must_exist, gpu=gpu)
     model.__dict__[_PLACE] = made
     return made
 

@@ -14,7 +14,9 @@ from typing import Any, Dict, List, Optional, Type
 import numpy as np
 import torch
 
-from .. import BLOCK_MAX, HOT, SINKS, Client, Conversation, Error, Model, OutOfRangeError, Status
+from .. import (BLOCK_MAX, HOT, SINKS, Client, Conversation, Error, Model, NotSupportedError, OutOfRangeError,
+                Status)
+from .._library import TYPES
 from . import _attention
 from ._cache import ColdCache
 from ._shape import NotSupported, fingerprint_of, shape_of
@@ -29,7 +31,7 @@ class Attachment:
     """
 
     def __init__(self, model: Any, name: str, *, k: int, candidates: int, socket: Any, window: Optional[int],
-                 fingerprint: Optional[bytes], prompt: str, must_exist: bool) -> None:
+                 fingerprint: Optional[bytes], prompt: str, must_exist: bool, gpu: Optional[bool]) -> None:
         self.model, self.prompt = model, prompt
         self._forward, self._generate = model.forward, model.generate
         self._parameters = list(inspect.signature(model.forward).parameters)
@@ -49,7 +51,7 @@ class Attachment:
                               rope_freqs=self.shape.rope_freqs if len(self.shape.rope_freqs) else None,
                               softmax_scale=self.shape.softmax_scale, fingerprint=made,
                               name=getattr(model.config, "model_type", None))
-            self.conversation = Conversation(described, name, k=k, candidates=candidates, must_exist=must_exist)
+            self.conversation = self._open(described, name, gpu, k=k, candidates=candidates, must_exist=must_exist)
             self.cache = ColdCache(self.shape.layers, lambda: self.tokens, self.rewind)
             self._sinks: List[int] = []
             self._known, self._known_first = array("I"), 0  # ids from that index on
@@ -57,6 +59,22 @@ class Attachment:
             self._put("forward", self._wrap(self._forward, self.forward), undo)
             self._put("generate", self._wrap(self._generate, self.generate), undo)
             self._undo = undo.pop_all()
+
+    def _open(self, described: Model, name: str, gpu: Optional[bool], **options: Any) -> Conversation:
+        """On the model's own GPU if there is one and the library can."""
+        device = self.model.get_input_embeddings().weight.device
+        devices = {parameter.device for parameter in self.model.parameters()}
+        kind = str(self.model.dtype).rpartition(".")[2]
+        possible = device.type == "cuda" and len(devices) == 1 and kind in TYPES
+        if gpu and not possible:
+            raise NotSupported(f"gpu=True with a model of {kind} on {', '.join(map(str, devices))}")
+        if possible and gpu is not False:
+            try:
+                return Conversation(described, name, device=device.index, hot_type=kind, **options)
+            except NotSupportedError:
+                if gpu:
+                    raise
+        return Conversation(described, name, **options)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -108,7 +126,7 @@ class Attachment:
     def rewind(self, end: int) -> None:
         """Forgets tokens from index `end` on. OutOfRangeError when that is too far back."""
         if end < self._known_first:
-            raise OutOfRangeError(f"cannot go back to token {end}: tokens before {self._known_first} are not known here")
+            raise OutOfRangeError(f"cannot go back to token {end}: those before {self._known_first} are not known here")
         self.conversation.rewind(end)
         del self._known[end - self._known_first:]
 
@@ -146,8 +164,10 @@ class Attachment:
 
     def attend(self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
                scaling: Optional[float], options: dict) -> torch.Tensor:
-        """One layer's attention of the open block, on the processor in float32."""
+        """One layer's attention of the open block: where the conversation's hot window is, else on the processor."""
         parts = [x[0].transpose(0, 1) for x in (query, key, value)]  # [n, heads, head_dim]
+        if self.conversation.device is not None:
+            return self.conversation.attend(module.layer_idx, *(part.contiguous() for part in parts))[None]
         if query.device.type != "cpu":  # across in one piece
             flat = torch.cat([part.reshape(-1) for part in parts]).to("cpu", torch.float32)
             pieces = flat.split([part.numel() for part in parts])

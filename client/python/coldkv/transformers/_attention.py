@@ -20,8 +20,8 @@ NAME = "coldkv"
 class Receiver(Protocol):
     """What takes the attention of a running forward."""
 
-    def attend(self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: Optional[float],
-               options: dict) -> torch.Tensor:
+    def attend(self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+               scaling: Optional[float], options: dict) -> torch.Tensor:
         """query [1, heads, n, d], key and value [1, kv heads, n, d]; returns [1, n, heads, d]."""
 
 

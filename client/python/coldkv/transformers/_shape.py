@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The coldkv authors
-"""What coldkv has to know of a model, found by watching it: one token goes through at a few positions, and every layer's
-queries, keys and values are looked at. What coldkv cannot do shows there, whatever the architecture's name is."""
+"""What coldkv has to know of a model, found by watching it: one token goes through at a few positions, and the queries,
+keys and values of every layer are looked at. What coldkv cannot do shows there, whatever the architecture's name is."""
 from __future__ import annotations
 
 import dataclasses
