@@ -17,9 +17,9 @@ from ._library import BLOCK_MAX, HOT, NO_SLOT, REWIND_EXACT, SINKS, library
 from .client import Client, Fingerprint, Model, Rope
 from .conversation import Conversation, Slots, Status
 from .errors import (ArgumentError, BacklogError, BusyError, ConflictError, CorruptError, DeniedError, Error,
-                     InputOutputError, LimitError, ModelMismatchError, NoConversationError, NoModelError, NoSpaceError,
-                     NotFiniteError, NotSupportedError, OutOfMemoryError, OutOfRangeError, ReadOnlyError, StateError, TimedOutError,
-                     UnreachableError, VersionError)
+                     InputOutputError, LimitError, ModelMismatchError, NoConversationError, NoModelError,
+                     NoSpaceError, NotFiniteError, NotSupportedError, OutOfMemoryError, OutOfRangeError,
+                     ReadOnlyError, StateError, TimedOutError, UnreachableError, VersionError)
 
 __version__ = library.coldkv_version().decode()
 
@@ -27,6 +27,6 @@ __all__ = [
     "BLOCK_MAX", "HOT", "NO_SLOT", "REWIND_EXACT", "SINKS", "ArgumentError", "BacklogError", "BusyError", "Client",
     "ConflictError", "Conversation", "CorruptError", "DeniedError", "Error", "Fingerprint", "InputOutputError",
     "LimitError", "Model", "ModelMismatchError", "NoConversationError", "NoModelError", "NoSpaceError",
-    "NotFiniteError", "NotSupportedError", "OutOfMemoryError", "OutOfRangeError", "ReadOnlyError", "Rope", "Slots", "StateError", "Status",
-    "TimedOutError", "UnreachableError", "VersionError",
+    "NotFiniteError", "NotSupportedError", "OutOfMemoryError", "OutOfRangeError", "ReadOnlyError", "Rope", "Slots",
+    "StateError", "Status", "TimedOutError", "UnreachableError", "VersionError",
 ]

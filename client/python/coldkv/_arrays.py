@@ -38,7 +38,7 @@ def on_gpu(array: Any) -> bool:
 
 
 def gpu_addresses(device: int, *named: Tuple[Any, str, Tuple[int, ...]]) -> Tuple[Tuple[int, ...], int, int]:
-    """Addresses of CUDA tensors (tensor, name, shape), all of one type; and that type, as the library numbers it, and the
+    """Addresses of CUDA tensors (tensor, name, shape), all of one type; that type, as the library numbers it; and the
     current stream of their device."""
     import torch
     first = named[0][0]

@@ -45,7 +45,8 @@ class Status(Structure):
                 ("lookups_missed", c_uint64), ("bad_records", c_uint64), ("reconnects", c_uint64),
                 ("record_bytes", c_uint64), ("signature_bytes", c_uint64), ("hot_bytes", c_uint64),
                 ("device_bytes", c_uint64), ("pinned_bytes", c_uint64), ("prefetches", c_uint64),
-                ("prefetches_used", c_uint64), ("backlog_bytes", c_uint64), ("backlog_bytes_max", c_uint64), ("waited_ms_max", c_uint64),
+                ("prefetches_used", c_uint64), ("backlog_bytes", c_uint64), ("backlog_bytes_max", c_uint64),
+                ("waited_ms_max", c_uint64),
                 ("trouble", c_int), ("last_error", c_char_p)]
 
 

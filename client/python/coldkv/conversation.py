@@ -78,7 +78,7 @@ class Conversation(_Handle):
     name: 1 to 255 bytes of UTF-8
     k: retrieved tokens per row, layer and kv head; candidates: rescored per lookup, 0: the daemon's default
     hamming: scan by Hamming distance only; must_exist: NoConversationError rather than a new one
-    device: number of a CUDA device that is to hold the hot window, and to encode, decode and attend; None: the processor
+    device: number of a CUDA device that is to hold the hot window, encode, decode and attend; None: the processor
     hot_type: type of the hot window there: "float32", "float16", "bfloat16"
 
     One that has a past wants it fed first: `while (ids := conversation.resume()).size: forward(ids)`. In shapes below,

@@ -43,7 +43,7 @@ def _attention(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch
                scaling: Optional[float] = None, dropout: float = 0.0, **options: Any) -> Tuple[torch.Tensor, None]:
     receiver = getattr(_thread, "receiver", None)
     if receiver is None:
-        raise RuntimeError("coldkv is attached to this model: call the model itself or its generate(), not a part of it")
+        raise RuntimeError("coldkv is attached to this model: call it or its generate(), not a part of it")
     return receiver.attend(module, query, key, value, scaling, options), None
 
 
