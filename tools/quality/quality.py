@@ -9,7 +9,9 @@
 The table's last column says whether a goal is met; status 1 means that one is not, or that a receipt was not confirmed.
 """
 import argparse
+import concurrent.futures
 import json
+import multiprocessing
 import os
 import shlex
 import sys
@@ -20,7 +22,7 @@ ROOT = os.path.normpath(os.path.join(HERE, "..", ".."))
 sys.path[:0] = [HERE, os.path.join(ROOT, "client", "python")]
 
 import receipt as receipts  # noqa: E402
-from measure import Meter, Texts  # noqa: E402
+from measure import Meter, examine  # noqa: E402
 from service import Service  # noqa: E402
 
 # Settings of a run: cells are sizes x facts, each with its number of questions.
@@ -43,12 +45,40 @@ def make_engine(settings, model, socket):
     sys.exit(f"quality: no engine {settings['engine']}")
 
 
+class Examiners:
+    """Examines books with the engine at hand, or with as many more as there are jobs, each in a process of its own."""
+
+    def __init__(self, settings, model, socket, engine):
+        self.settings, self.model, self.socket, self.engine = settings, model, socket, engine
+        self.number = 0
+
+    def __call__(self, books):
+        names = [f"book-{self.number + i}" for i in range(len(books))]
+        self.number += len(books)
+        slots, jobs = self.settings["slots"], min(self.settings["jobs"], len(books))
+        if jobs == 1:
+            return [examine(self.engine, book, slots, name) for book, name in zip(books, names)]
+        with concurrent.futures.ProcessPoolExecutor(
+                jobs, multiprocessing.get_context("spawn"), begin_job,
+                (self.settings, self.model, self.socket)) as pool:
+            return list(pool.map(do_job, books, names))
+
+
+def begin_job(settings, model, socket):
+    global job_engine, job_slots
+    job_engine, job_slots = make_engine(settings, model, socket), settings["slots"]
+
+
+def do_job(book, name):
+    return examine(job_engine, book, job_slots, name)
+
+
 def measure(settings, coldkvd, model):
     """The figures of a run, and hashes of what they are of."""
-    texts, figures = Texts(), {"passkey": {}}
+    figures = {"passkey": {}}
     with Service(coldkvd) as service:
         engine = make_engine(settings, model, service.socket)
-        meter = Meter(engine, settings["slots"], texts)
+        meter = Meter(engine, settings["slots"], Examiners(settings, model, service.socket, engine))
         if settings["memory"]:  # first: memory that something else has freed would hide what grows
             say("memory")
             figures["memory"] = meter.memory(settings["memory"])
@@ -62,7 +92,7 @@ def measure(settings, coldkvd, model):
             say("speed")
             figures["speed"] = meter.decode_speed(settings["speed_size"])
         versions, device = engine.versions(), engine.device()
-    return figures, {"versions": versions, "device": device}, texts.hash.hexdigest()
+    return figures, {"versions": versions, "device": device}, meter.texts.hexdigest()
 
 
 def say(what):
@@ -131,7 +161,7 @@ def settings_of(arguments):
     for name in arguments.leave_out:
         settings[{"passkey": "cells", "window": "window_documents", "speed": "speed_size"}.get(name, name)] = []
     settings.update(engine=arguments.engine, device=arguments.device, dtype=arguments.dtype,
-                    threads=arguments.threads, slots=arguments.slots)
+                    threads=arguments.threads, slots=arguments.slots, jobs=arguments.jobs)
     return settings
 
 
@@ -153,6 +183,7 @@ def parse():
     running.add_argument("--device", default="cpu", help="of the model: cpu, cuda")
     running.add_argument("--dtype", default="float32", help="of the model: float32, bfloat16, float16")
     running.add_argument("--threads", type=int, default=1, help="of the engine on the processor")
+    running.add_argument("--jobs", type=int, default=1, help="processes that read documents at the same time")
     running.add_argument("--slots", type=int, default=64, help="retrieved tokens per query, layer and kv head")
     return parser.parse_args()
 
