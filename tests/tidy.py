@@ -32,6 +32,7 @@ PROGRAMS = {
     "build/daemon/coldkvd": "tools/man/coldkvd.8",
     "build/tools/demo/coldkv-demo": "tools/man/coldkv-demo.1",
     "build/tools/bench/coldkv-bench": "tools/man/coldkv-bench.1",
+    "build/tests/engines/llama/tools/llama/coldkv-llama": "tools/man/coldkv-llama.1",
 }
 
 
