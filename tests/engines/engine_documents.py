@@ -10,7 +10,7 @@ LAST = 2048  # bytes at the end that state no fact: more than the model's window
 
 
 def document(rng, filler, size, count):
-    """`size` bytes that end in a newline, and (question, digits) of each fact; they stand before the last 2048 bytes."""
+    """`size` bytes that end in a newline, and (question, digits) of each fact, before the last 2048 bytes."""
     start = rng.randrange(len(filler) - size)
     text = bytearray(filler[start:start + size])
     facts = []

@@ -40,10 +40,9 @@ def prepare(build):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if done.returncode:
             sys.exit(done.stdout)
-    for kind in ([], ["half"]):
-        out = os.path.join(build, "tiny" + "".join(kind) + ".gguf")
-        subprocess.run([python, os.path.join(HERE, "tiny_gguf.py"), os.path.join(ROOT, "tools", "demo", "model"), out,
-                        *kind], check=True)
+    for variant in ("", "half", "yarn"):
+        subprocess.run([python, os.path.join(HERE, "tiny_gguf.py"), os.path.join(ROOT, "tools", "demo", "model"),
+                        os.path.join(build, f"tiny{variant}.gguf"), variant], check=True)
 
 
 class Driver:
@@ -144,10 +143,13 @@ class TestWindow(WithLlama):
         self.assertGreaterEqual(same, 0.975)
 
     def test_llama(self):
-        self.check(0, "tiny", 1900 if self.long else 1024)
+        self.check(0, "tiny", 1900 if self.long else 896)
 
     def test_flash_attention_and_half_split_rope(self):
-        self.check(1, "tinyhalf", 1900 if self.long else 768)
+        self.check(1, "tinyhalf", 1900 if self.long else 640)
+
+    def test_yarn(self):
+        self.check(0, "tinyyarn", 1900 if self.long else 640)
 
     def test_rows_have_slots_of_their_own(self):
         """Blocks of eight tokens give what single tokens give."""
@@ -248,7 +250,7 @@ class TestRefusals(WithLlama):
         driver.kill()
         with self.assertRaises(RuntimeError) as caught:
             self.driver("tinyhalf")("open", "weights", 1, 64, 0)
-        self.assertIn("weights", str(caught.exception))
+        self.assertIn("fingerprint", str(caught.exception))
 
 
 if os.environ.get("COLDKV_ENGINES") != "1":

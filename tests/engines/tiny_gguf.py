@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The coldkv authors
-"""Writes the model of the demo as GGUF, for llama.cpp. Usage: tiny_gguf.py MODEL-FOLDER OUT.gguf [half]
+"""Writes the model of the demo as GGUF, for llama.cpp. Usage: tiny_gguf.py MODEL-FOLDER OUT.gguf [half|yarn]
 
-"half" leaves the pairs of RoPE half a head apart and calls the architecture Qwen2 (with biases of zero), which
-llama.cpp rotates that way; otherwise pairs are made neighbours, as llama.cpp wants them of a Llama."""
+Pairs of RoPE are made neighbours, as llama.cpp wants them of a Llama. Variants that change the model a little, to see
+whether coldkv follows: "half" leaves pairs half a head apart, divides their frequencies by factors and calls the
+architecture Exaone, which is a Llama that llama.cpp rotates that way; "yarn" stretches the window by YaRN."""
 import json
 import os
 import sys
@@ -78,8 +79,6 @@ def write_tensors(writer, tensors, config, half):
             if part in heads and not half:
                 weight = interleave(weight, heads[part])
             writer.add_tensor(new + ("attn_output" if part == "o" else f"attn_{part}") + ".weight", weight)
-            if half and part != "o":
-                writer.add_tensor(f"{new}attn_{part}.bias", numpy.zeros(weight.shape[0], numpy.float32))
         for part in ("gate", "up", "down"):
             writer.add_tensor(f"{new}ffn_{part}.weight", tensors[f"{old}mlp.{part}_proj.weight"])
         for source, target in (("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm")):
@@ -87,14 +86,22 @@ def write_tensors(writer, tensors, config, half):
 
 
 def main():
-    folder, out, *half = sys.argv[1:]
+    folder, out = sys.argv[1:3]
+    variant = sys.argv[3] if len(sys.argv) > 3 else ""
     with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
         config = json.load(file)
-    writer = gguf.GGUFWriter(out, "qwen2" if half else "llama")
+    writer = gguf.GGUFWriter(out, "exaone" if variant == "half" else "llama")
     writer.add_name("tiny-llama-passkey")
     write_shape(writer, config)
+    if variant == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(2.0)
+        writer.add_rope_scaling_orig_ctx_len(config["max_position_embeddings"] // 2)
+    if variant == "half":
+        pairs = config["head_dim"] // 2
+        writer.add_tensor("rope_freqs.weight", (1 + 0.02 * numpy.arange(pairs) / pairs).astype(numpy.float32))
     write_vocabulary(writer, config["vocab_size"])
-    write_tensors(writer, read_safetensors(os.path.join(folder, "model.safetensors")), config, bool(half))
+    write_tensors(writer, read_safetensors(os.path.join(folder, "model.safetensors")), config, variant == "half")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
