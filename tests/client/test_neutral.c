@@ -44,7 +44,8 @@ static void is_low_for_every_query(void **state) {
   struct random random = {3};
   float queries[GROUP_MAX * D];
   for (uint32_t group = 1; group <= GROUP_MAX; group++)
-    for (float length = 0.5f; length < 100; length *= 4) {
+    for (uint32_t step = 0; step < 4; step++) {
+      float length = 0.5f * (float)(1u << 2 * step);
       for (uint32_t i = 0; i < group; i++)
         fill(&random, queries + (size_t)i * D, length);
       check(queries, group);
