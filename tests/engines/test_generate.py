@@ -24,7 +24,8 @@ def tokenizer():
     letters = {chr(i): i for i in range(32, 127)} | {"?": 63}
     made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=letters, merges=[], unk_token="?"))
     made.decoder = tokenizers.decoders.Fuse()
-    wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=made, unk_token="?")
+    wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=made, unk_token="?",
+                                                   model_input_names=["input_ids", "attention_mask"])
     wrapped.chat_template = TEMPLATE
     return wrapped
 
@@ -125,10 +126,10 @@ def test_what_inputs_mean(service, llama):
 
 
 def test_guessed_tokens_are_taken_back(service, llama):
-    ids = torch.cat([random_ids(30)] * 4, dim=1)
-    alone = llama.generate(ids, **GREEDY)
+    ids, options = torch.cat([random_ids(30)] * 4, dim=1), {**GREEDY, "eos_token_id": 299}
+    alone = llama.generate(ids, **options)
     with cold.attach(llama, "guess", socket=service.socket) as attachment:
-        assert torch.equal(llama.generate(ids, **GREEDY, prompt_lookup_num_tokens=4), alone)
+        assert torch.equal(llama.generate(ids, **options, prompt_lookup_num_tokens=4), alone)
         assert attachment.tokens == alone.shape[1]
 
 

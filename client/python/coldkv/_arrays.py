@@ -30,7 +30,7 @@ def _torch_address(array: Any, name: str, dtype: np.dtype, shape: Tuple[int, ...
         raise ValueError(f"{name} is not contiguous: use .contiguous()")
     if array.is_conj() or array.is_neg():
         raise ValueError(f"{name} is a lazy view: use .resolve_neg()")
-    return array.data_ptr()
+    return int(array.data_ptr())
 
 
 def on_gpu(array: Any) -> bool:
@@ -98,7 +98,7 @@ def empty_like(array: ArrayLike) -> ArrayLike:
 def integers(values: Ids, name: str, dtype: Any) -> np.ndarray:
     """Ids or positions as a numpy array [n]: these few numbers are copied where their type differs."""
     if is_torch(values):
-        values = values.detach().cpu().numpy()
+        values = values.detach().cpu().numpy()  # type: ignore[union-attr]
     array = np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}, wanted (n,)")

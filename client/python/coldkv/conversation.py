@@ -7,7 +7,7 @@ import contextlib
 import ctypes
 import dataclasses
 import threading
-from typing import Iterator, List, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -65,11 +65,12 @@ class Slots:
     packed: bool
 
 
-def _view(place: Optional[int], dtype: type, shape: Tuple[int, ...]) -> np.ndarray:
+def _view(place: Optional[int], dtype: Any, shape: Tuple[int, ...]) -> np.ndarray:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if not size or not place:
         return np.zeros(shape, dtype)
-    return np.frombuffer((ctypes.c_char * size).from_address(place), dtype).reshape(shape)
+    view: np.ndarray = np.frombuffer(memoryview((ctypes.c_char * size).from_address(place)), dtype).reshape(shape)
+    return view
 
 
 class Conversation(_Handle):

@@ -60,7 +60,8 @@ def attach(model: Any, conversation: str, *, hot: int = 256, k: int = 64, candid
 
 def attached(model: Any) -> Optional[Attachment]:
     """The attachment of a model, or None."""
-    return model.__dict__.get(_PLACE)
+    found: Optional[Attachment] = model.__dict__.get(_PLACE)
+    return found
 
 
 def detach(model: Any) -> None:

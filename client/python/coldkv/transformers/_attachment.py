@@ -163,17 +163,18 @@ class Attachment:
     # --- forward ------------------------------------------------------------------------------------------------------
 
     def attend(self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-               scaling: Optional[float], options: dict) -> torch.Tensor:
+               scaling: Optional[float], options: Dict[str, Any]) -> torch.Tensor:
         """One layer's attention of the open block: where the conversation's hot window is, else on the processor."""
         parts = [x[0].transpose(0, 1) for x in (query, key, value)]  # [n, heads, head_dim]
         if self.conversation.device is not None:
-            return self.conversation.attend(module.layer_idx, *(part.contiguous() for part in parts))[None]
+            there: torch.Tensor = self.conversation.attend(module.layer_idx, *(part.contiguous() for part in parts))
+            return there[None]
         if query.device.type != "cpu":  # across in one piece
             flat = torch.cat([part.reshape(-1) for part in parts]).to("cpu", torch.float32)
-            pieces = flat.split([part.numel() for part in parts])
+            pieces = torch.split(flat, [part.numel() for part in parts])
             parts = [piece.view(part.shape) for piece, part in zip(pieces, parts)]
         q, k, v = (part.to(torch.float32).contiguous() for part in parts)
-        out = self.conversation.attend(module.layer_idx, q, k, v)
+        out: torch.Tensor = self.conversation.attend(module.layer_idx, q, k, v)
         return out.to(query.device, query.dtype)[None]
 
     def _block(self, ids: torch.Tensor, plain: np.ndarray, keep: int, options: Dict[str, Any]) -> Any:
@@ -200,7 +201,8 @@ class Attachment:
             raise NotSupported("logits_to_keep has to be a number")
         as_tuple = options.pop("return_dict", None) is False
         plain = ids[0].cpu().numpy()
-        count, logits, out = ids.shape[1], [], None
+        count, logits = ids.shape[1], []
+        out: Any = None
         for first in range(0, count, BLOCK_MAX):
             end = min(first + BLOCK_MAX, count)
             kept = max(0, end - max(first, count - keep))
@@ -215,7 +217,7 @@ class Attachment:
 
     def _checked(self, options: Dict[str, Any]) -> torch.Tensor:
         """Takes the ids out of a call's options, and what coldkv decides itself; refuses what it cannot do."""
-        ids = options.pop("input_ids", None)
+        ids: Optional[torch.Tensor] = options.pop("input_ids", None)
         if ids is None or options.pop("inputs_embeds", None) is not None:
             raise NotSupported("coldkv stores token ids: call the model with input_ids, not with inputs_embeds")
         if ids.ndim != 2 or ids.shape[0] != 1 or not ids.shape[1]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Any, Iterator, Optional, Protocol, Tuple
+from typing import Any, Dict, Iterator, Optional, Protocol, Tuple
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -21,7 +21,7 @@ class Receiver(Protocol):
     """What takes the attention of a running forward."""
 
     def attend(self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-               scaling: Optional[float], options: dict) -> torch.Tensor:
+               scaling: Optional[float], options: Dict[str, Any]) -> torch.Tensor:
         """query [1, heads, n, d], key and value [1, kv heads, n, d]; returns [1, n, heads, d]."""
 
 

@@ -47,10 +47,13 @@ class ColdCache(Cache):
     def get_max_cache_shape(self, layer_idx: int = 0) -> int:
         return -1
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Takes back tokens that a guess had added (assisted generation)."""
-        if tokens_to_remove:
-            self._rewind(self._tokens() - abs(tokens_to_remove))
+    def crop(self, tokens: int) -> None:
+        """Takes back tokens that a guess had added (assisted generation): -n removes n; n, as version 4 has it, leaves
+        n."""
+        if tokens < 0:
+            self._rewind(self._tokens() + tokens)
+        elif 0 < tokens < self.get_seq_length():
+            self._rewind(self.start + tokens)
 
     def reset(self) -> None:
         raise NotImplementedError("a conversation is not reset: attach another one")

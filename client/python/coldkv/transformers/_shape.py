@@ -59,7 +59,7 @@ class _Watcher:
         self.layers: List[Dict[int, _Seen]] = []
 
     def attend(self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-               scaling: Optional[float], options: dict) -> torch.Tensor:
+               scaling: Optional[float], options: Dict[str, Any]) -> torch.Tensor:
         layer = getattr(module, "layer_idx", None)
         if layer is None or layer in self.layers[-1]:
             raise NotSupported(f"{type(module).__name__} has no layer_idx of its own")
@@ -69,7 +69,8 @@ class _Watcher:
         if value.shape[-1] != key.shape[-1]:
             raise NotSupported(f"layer {layer} has keys of {key.shape[-1]} and values of {value.shape[-1]} "
                                "coordinates, as in MLA; coldkv wants them to be equal")
-        self.layers[-1][layer] = _Seen(*(x[0, :, 0].double().cpu() for x in (query, key, value)), scaling, options)
+        one = [x[0, :, 0].double().cpu() for x in (query, key, value)]
+        self.layers[-1][layer] = _Seen(one[0], one[1], one[2], scaling, options)
         return value.repeat_interleave(query.shape[1] // key.shape[1], dim=1).transpose(1, 2)
 
 
@@ -100,7 +101,8 @@ def _frequencies(model: Any) -> np.ndarray:
     if kind not in ROPE_TYPES:
         raise NotSupported(f"RoPE of type '{kind}', whose frequencies depend on the length; supported are "
                            + ", ".join(ROPE_TYPES))
-    return rotary[0].inv_freq.detach().double().cpu().numpy()
+    frequencies: np.ndarray = rotary[0].inv_freq.detach().double().cpu().numpy()
+    return frequencies
 
 
 def _rotate(x: torch.Tensor, frequencies: np.ndarray, position: int, rope: Rope) -> torch.Tensor:
