@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// Attention over sinks, slots and the hot window in one launch. A block takes some keys of a row and up to four query
+// heads of one kv head; half a warp takes a key, eight coordinates a thread. The last block of a row and kv head adds
+// up what all of them found. As on the processor, the hot window's keys stay rotated to their own index, and past the
+// trained window sinks and slots meet a query of their own, rotated to its packed position.
+#include "client/cuda/types.cuh"
+
+namespace {
+
+enum { HALVES = 8, THREADS = 16 * HALVES, KEYS = 4 /* of a half at once */, STEP = HALVES * KEYS, ALL = 0xffffffff };
+
+/* What a block works on. */
+struct Share {
+  uint32_t row, head, query, queries; /* query heads of the group: the first, how many */
+  uint32_t begin, end;                /* keys of the far or hot range */
+  bool far;
+  uint32_t slots;                     /* of the row */
+};
+
+__device__ __forceinline__ Share share_of(const cuda_attend_job &job) {
+  Share share;
+  share.head = blockIdx.y;
+  share.row = blockIdx.z / job.plan.tiles;
+  share.query = blockIdx.z % job.plan.tiles * job.plan.tile;
+  share.queries = min(job.plan.tile, job.shape.group - share.query);
+  share.far = blockIdx.x < job.plan.far_splits;
+  share.slots = job.slot_counts ? job.slot_counts[share.row * job.shape.heads + share.head] : 0;
+  uint32_t split = share.far ? blockIdx.x : blockIdx.x - job.plan.far_splits;
+  uint32_t all = share.far ? job.sinks + share.slots
+                           : static_cast<uint32_t>(job.first + share.row + 1 - job.hot_start);
+  share.begin = min(all, split * job.plan.keys);
+  share.end = min(all, share.begin + job.plan.keys);
+  return share;
+}
+
+/* Four keys and values of a half, as they lie in memory, and which of them are slots that have to be rotated. */
+template <typename T> struct Batch {
+  Eight<T> keys[KEYS], values[KEYS];
+
+  __device__ __forceinline__ void load(const cuda_attend_job &job, const Share &share, uint32_t base, uint32_t half,
+                                       uint32_t lane) {
+    uint32_t d = job.shape.d;
+#pragma unroll
+    for (int i = 0; i < KEYS; i++) {
+      uint32_t at = base + i * HALVES + half;
+      if (at >= share.end || lane * 8 >= d) {
+        keys[i].clear();
+        values[i].clear();
+        continue;
+      }
+      const void *key = job.hot.rotated, *value = job.hot.values;
+      size_t vector;
+      if (!share.far) {
+        vector = static_cast<size_t>(share.head) * CUDA_RING + (job.hot_start + at) % CUDA_RING;
+      } else if (at < job.sinks) {
+        key = job.hot.sink_keys;
+        value = job.hot.sink_values;
+        vector = share.head * CUDA_SINKS + at;
+      } else {
+        size_t cell = (static_cast<size_t>(share.row) * job.shape.heads + share.head) * job.k + at - job.sinks;
+        key = job.slot_keys;
+        value = job.slot_values;
+        vector = job.starts[share.head] + job.index[cell];
+      }
+      keys[i].load(static_cast<const T *>(key) + vector * d + lane * 8);
+      values[i].load(static_cast<const T *>(value) + vector * d + lane * 8);
+    }
+  }
+};
+
+/* The queries of the block in shared memory: before RoPE, then rotated for its keys and scaled. */
+template <int Q>
+__device__ __forceinline__ void make_queries(const cuda_attend_job &job, const Share &share, float (*queries)[CUDA_D_MAX]) {
+  const cuda_shape &shape = job.shape;
+  uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  size_t heads = static_cast<size_t>(shape.heads) * shape.group;
+  const float *row = job.rows + static_cast<size_t>(share.row) * 2 * shape.pairs;
+  if (share.far && job.packed)
+    row = job.table + static_cast<size_t>(CUDA_SINKS + share.slots + job.first + share.row - job.hot_start) * 2 *
+                          shape.pairs;
+  if (warp < Q) { /* a warp a query: four warps */
+    float *x = queries[warp];
+    size_t from = (share.row * heads + share.head * shape.group + share.query + warp) * shape.d;
+    for (uint32_t c = lane; c < CUDA_D_MAX; c += 32)
+      x[c] = c < shape.d && warp < share.queries ? load_any(job.q, job.type, from + c) * job.scale : 0;
+    __syncwarp();
+    if (job.unrotate) {
+      rotate_pairs(shape, job.unrotate + static_cast<size_t>(share.row) * 2 * shape.pairs, -1, x, lane, 32);
+      __syncwarp();
+    }
+    rotate_pairs(shape, row, 1, x, lane, 32);
+  }
+  __syncthreads();
+}
+
+/* What a half has found for Q queries: running maximum, sum and weighted values, in powers of two. */
+template <int Q> struct Found {
+  float top[Q], sum[Q], values[Q][8];
+};
+
+/* Rotates a slot's key by its place in the row, in the half's own shared memory. */
+__device__ __forceinline__ void rotate_slot(const cuda_attend_job &job, uint32_t at, bool slot, float *key, float *x,
+                                            uint32_t lane) {
+#pragma unroll
+  for (int c = 0; c < 8; c++)
+    x[lane * 8 + c] = key[c];
+  __syncwarp();
+  if (slot)
+    rotate_pairs(job.shape, job.table + static_cast<size_t>(CUDA_SINKS + at - job.sinks) * 2 * job.shape.pairs, 1, x,
+                 lane, 16);
+  __syncwarp();
+#pragma unroll
+  for (int c = 0; c < 8; c++)
+    key[c] = x[lane * 8 + c];
+  __syncwarp();
+}
+
+template <typename T, int Q>
+__device__ __forceinline__ void take(const cuda_attend_job &job, const Share &share, const Batch<T> &batch,
+                                     uint32_t base, const float (*query)[8], float *x, Found<Q> &found, uint32_t half,
+                                     uint32_t lane) {
+  float scores[KEYS][Q];
+#pragma unroll
+  for (int i = 0; i < KEYS; i++) {
+    uint32_t at = base + i * HALVES + half;
+    float key[8];
+    batch.keys[i].widen_to(key);
+    if (share.far && job.packed && !job.slots_rotated)
+      rotate_slot(job, at, at >= job.sinks && at < share.end, key, x, lane);
+#pragma unroll
+    for (int q = 0; q < Q; q++) {
+      float dot = 0;
+#pragma unroll
+      for (int c = 0; c < 8; c++)
+        dot += query[q][c] * key[c];
+#pragma unroll
+      for (int h = 8; h; h /= 2)
+        dot += __shfl_xor_sync(ALL, dot, h);
+      scores[i][q] = at < share.end ? dot : -INFINITY;
+    }
+  }
+#pragma unroll
+  for (int q = 0; q < Q; q++) {
+    float top = found.top[q];
+#pragma unroll
+    for (int i = 0; i < KEYS; i++)
+      top = fmaxf(top, scores[i][q]);
+    float before = top == -INFINITY ? 0 : exp2f(found.top[q] - top);
+    found.top[q] = top;
+    found.sum[q] *= before;
+#pragma unroll
+    for (int c = 0; c < 8; c++)
+      found.values[q][c] *= before;
+#pragma unroll
+    for (int i = 0; i < KEYS; i++) {
+      scores[i][q] = scores[i][q] == -INFINITY ? 0 : exp2f(scores[i][q] - top);
+      found.sum[q] += scores[i][q];
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < KEYS; i++) {
+    float value[8];
+    batch.values[i].widen_to(value);
+#pragma unroll
+    for (int q = 0; q < Q; q++)
+#pragma unroll
+      for (int c = 0; c < 8; c++)
+        found.values[q][c] += scores[i][q] * value[c];
+  }
+}
+
+/* Shared memory of a block. */
+template <int Q> struct Shared {
+  float queries[Q][CUDA_D_MAX];
+  float top[HALVES][Q], sum[HALVES][Q];
+  union {
+    float values[HALVES][Q][CUDA_D_MAX];
+    float slots[HALVES][CUDA_D_MAX];
+  };
+  uint32_t last;
+};
+
+__device__ __forceinline__ void put_out(const cuda_attend_job &job, const Share &share, uint32_t q, uint32_t c, float x) {
+  size_t heads = static_cast<size_t>(job.shape.heads) * job.shape.group;
+  size_t at = share.row * heads + share.head * job.shape.group + share.query + q;
+  if (q < share.queries)
+    store_any(job.out, job.type, at * job.shape.d + c, x);
+}
+
+/* Adds up the halves of the block: for other blocks to see, or, where there are none, the result. */
+template <int Q>
+__device__ __forceinline__ void add_halves(const cuda_attend_job &job, const Share &share, const Shared<Q> &shared,
+                                           float *values, float *weights, bool alone) {
+  uint32_t d = job.shape.d;
+  for (uint32_t at = threadIdx.x; at < Q * d; at += THREADS) {
+    uint32_t q = at / d, c = at % d;
+    float top = -INFINITY, sum = 0, value = 0;
+#pragma unroll
+    for (int h = 0; h < HALVES; h++)
+      top = fmaxf(top, shared.top[h][q]);
+#pragma unroll
+    for (int h = 0; h < HALVES; h++) {
+      float weight = shared.top[h][q] == -INFINITY ? 0 : exp2f(shared.top[h][q] - top);
+      sum += weight * shared.sum[h][q];
+      value += weight * shared.values[h][q][c];
+    }
+    if (alone) {
+      put_out(job, share, q, c, value / sum);
+      continue;
+    }
+    values[at] = value;
+    if (c == 0) {
+      weights[2 * q] = top;
+      weights[2 * q + 1] = sum;
+    }
+  }
+}
+
+/* Adds up the blocks. */
+template <int Q>
+__device__ __forceinline__ void add_blocks(const cuda_attend_job &job, const Share &share, const float *values,
+                                           const float *weights, uint32_t splits) {
+  uint32_t d = job.shape.d;
+  for (uint32_t at = threadIdx.x; at < Q * d; at += THREADS) {
+    uint32_t q = at / d, c = at % d;
+    float top = -INFINITY, sum = 0, value = 0;
+#pragma unroll 4
+    for (uint32_t s = 0; s < splits; s++)
+      top = fmaxf(top, __ldcg(weights + (s * Q + q) * 2));
+#pragma unroll 4
+    for (uint32_t s = 0; s < splits; s++) {
+      float theirs = __ldcg(weights + (s * Q + q) * 2), weight = theirs == -INFINITY ? 0 : exp2f(theirs - top);
+      sum += weight * __ldcg(weights + (s * Q + q) * 2 + 1);
+      value += weight * __ldcg(values + static_cast<size_t>(s) * Q * d + at);
+    }
+    put_out(job, share, q, c, value / sum);
+  }
+}
+
+/* True in the block that comes last to its row and kv head; what the others wrote is there for it. */
+template <int Q> __device__ __forceinline__ bool arrive(Shared<Q> &shared, uint32_t *arrived, uint32_t splits) {
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    shared.last = atomicAdd(arrived, 1) == splits - 1;
+    if (shared.last)
+      *arrived = 0; /* for the next launch */
+    __threadfence();
+  }
+  __syncthreads();
+  return shared.last;
+}
+
+template <typename T, int Q>
+__global__ void __launch_bounds__(THREADS) attend_kernel(const __grid_constant__ cuda_attend_job job) {
+  __shared__ Shared<Q> shared;
+  uint32_t half = threadIdx.x / 16, lane = threadIdx.x % 16, d = job.shape.d, splits = gridDim.x;
+  Share share = share_of(job);
+  Batch<T> batch;
+  batch.load(job, share, share.begin, half, lane);
+  make_queries<Q>(job, share, shared.queries);
+  float query[Q][8];
+  Found<Q> found;
+#pragma unroll
+  for (int q = 0; q < Q; q++) {
+    found.top[q] = -INFINITY;
+    found.sum[q] = 0;
+#pragma unroll
+    for (int c = 0; c < 8; c++) {
+      query[q][c] = shared.queries[q][lane * 8 + c];
+      found.values[q][c] = 0;
+    }
+  }
+  for (uint32_t base = share.begin; base < share.end; base += STEP) {
+    if (base > share.begin)
+      batch.load(job, share, base, half, lane);
+    take<T, Q>(job, share, batch, base, query, shared.slots[half], found, half, lane);
+  }
+  __syncthreads(); /* shared.slots is done with */
+#pragma unroll
+  for (int q = 0; q < Q; q++) {
+#pragma unroll
+    for (int c = 0; c < 8; c++)
+      shared.values[half][q][lane * 8 + c] = found.values[q][c];
+    if (lane == 0) {
+      shared.top[half][q] = found.top[q];
+      shared.sum[half][q] = found.sum[q];
+    }
+  }
+  __syncthreads();
+  size_t group = static_cast<size_t>(blockIdx.z) * job.shape.heads + share.head;
+  size_t groups = static_cast<size_t>(gridDim.z) * job.shape.heads;
+  float *values = job.partial + group * splits * Q * d;
+  float *weights = job.partial + groups * splits * Q * d + group * splits * Q * 2;
+  add_halves<Q>(job, share, shared, values + static_cast<size_t>(blockIdx.x) * Q * d, weights + blockIdx.x * Q * 2,
+                splits == 1);
+  if (splits > 1 && arrive<Q>(shared, job.arrived + group, splits))
+    add_blocks<Q>(job, share, values, weights, splits);
+}
+
+template <typename T> cudaError_t launch(const cuda_attend_job *job, cudaStream_t stream) {
+  dim3 grid(job->plan.far_splits + job->plan.hot_splits, job->shape.heads, job->count * job->plan.tiles);
+  if (job->plan.tile == 1)
+    attend_kernel<T, 1><<<grid, THREADS, 0, stream>>>(*job);
+  else
+    attend_kernel<T, 4><<<grid, THREADS, 0, stream>>>(*job);
+  return cudaGetLastError();
+}
+
+} // namespace
+
+extern "C" cudaError_t cuda_attend_launch(const cuda_attend_job *job, cudaStream_t stream) {
+  switch (job->shape.type) {
+  case CUDA_F32: return launch<float>(job, stream);
+  case CUDA_F16: return launch<__half>(job, stream);
+  default: return launch<__nv_bfloat16>(job, stream);
+  }
+}
