@@ -169,8 +169,8 @@ struct coldkv_conv_options {
   uint32_t device;     /* 0: hot window, codec and attention on the processor; n: on CUDA device n - 1, see below.
                           COLDKV_ENOTSUPPORTED, and a sentence, where there is no such device or no CUDA */
   uint32_t hot_type;   /* with a device, enum coldkv_type: how the hot window is kept there. Records are those of the
-                          keys and values so kept: with the type that the engine computes in, or with COLDKV_F32, nothing
-                          is lost. (Keys that come after RoPE are un-rotated in f32 first, and rounded to it.) */
+                          keys and values so kept: with the type that the engine computes in, or with COLDKV_F32,
+                          nothing is lost. (Keys that come after RoPE are un-rotated in f32, then rounded to it.) */
 };
 
 /* Largest block of coldkv_begin, tokens exact before a block, sinks. */
@@ -233,17 +233,17 @@ COLDKV_API int coldkv_rewind(coldkv_conv *conv, uint64_t end);
 /* --- on a GPU ------------------------------------------------------------------------------------------------------
  *
  * A conversation opened with `device` keeps its hot window there, encodes what leaves it, decodes what comes back and
- * attends, without the keys and values ever coming to the host; all calls above work with it, and all that is said about
- * the daemon holds. Calls that take host arrays copy them there and wait. These take GPU memory of that device:
+ * attends; exact keys and values never come to the host. All calls above work with it, and all that is said about the
+ * daemon holds. Calls that take host arrays copy them there and wait. These take GPU memory of that device:
  *
  * - `type` is that of q, k, v and out alike, enum coldkv_type; shapes are those of the host's calls, densely packed,
  *   16-byte aligned.
  * - `stream` is a cudaStream_t (NULL: the default one). Work is enqueued there, in the order of the calls, and whatever
  *   the engine enqueued before has come past when it starts. The arrays may be used again as the stream allows: out is
  *   written, and q, k and v are read, when it comes past. Different calls may name different streams.
- * - The host waits only where a lookup does, for the query to be computed and for the daemon's answer: not at all in a
- *   block without lookups. Nothing here synchronizes the device, and nothing is allocated once the largest block and the
- *   largest number of slots have been seen.
+ * - The host waits only where a lookup does: for the tokens that it looks among to be encoded, for its query to be
+ *   computed, and for the daemon's answer. Nothing here synchronizes the device or allocates, once the largest block and
+ *   number of slots have been seen.
  * - A NaN or infinity is found on the GPU and reported, as COLDKV_ENOTFINITE, by the first call that notices: this one,
  *   or a later attend, push, end or begin. Nothing of it is stored. After it, coldkv_abort the block, and coldkv_rewind
  *   to before the token that the sentence names if that is in an earlier block. */
@@ -260,8 +260,9 @@ COLDKV_API int coldkv_push_device(coldkv_conv *conv, uint32_t layer, const void 
 /* --- ahead of time ------------------------------------------------------------------------------------------------ */
 
 /* Inside a block: has the daemon look up one layer now, for a query [kv_heads * group][d] that the engine has already
- * (that of the token before, or an estimate; in a block of coldkv_begin_rotated rotated for its first position), so that the pages are in memory when the real one comes. The answer is not
- * used, and nothing waits for it: where it cannot be sent at once it is left out. coldkv_get_status counts. */
+ * (that of the token before, or an estimate; in a block of coldkv_begin_rotated, rotated for its first position), so
+ * that the pages are in memory when the real one comes. The answer is not used, and nothing waits for it: where it
+ * cannot be sent at once it is left out. coldkv_get_status counts. */
 COLDKV_API int coldkv_prefetch(coldkv_conv *conv, uint32_t layer, const float *q);
 
 /* The same with GPU memory. Waits until the stream has come to the query. */

@@ -25,7 +25,8 @@ MAY_INCLUDE = {
     "tests": {"client", "store", "retrieval", "proto", "daemon", "tools"},
 }
 # Headers that need the CUDA Toolkit's, which not every machine has.
-NEED_CUDA = {"retrieval/cuda/launch.h", "retrieval/cuda/memory.h", "tools/bench/gpu_read.h"}
+NEED_CUDA = {"retrieval/cuda/launch.h", "retrieval/cuda/memory.h", "tools/bench/gpu_read.h",
+             "tools/bench/gpu_nothing.h", "client/cuda/launch.h", "client/cuda/memory.h"}
 # Programs whose man page must name every option of their --help.
 PROGRAMS = {
     "build/tools/coldkv/coldkv": "tools/man/coldkv.1",

@@ -9,7 +9,8 @@
 
 namespace {
 
-enum { HALVES = 8, THREADS = 16 * HALVES, KEYS = 4 /* of a half at once */, STEP = HALVES * KEYS, ALL = 0xffffffff };
+enum { HALVES = 8, THREADS = 16 * HALVES, KEYS = 4 /* of a half at once */, STEP = HALVES * KEYS,
+       SPLITS_MAX = 64, ALL = 0xffffffff };
 
 /* What a block works on. */
 struct Share {
@@ -26,7 +27,7 @@ __device__ __forceinline__ Share share_of(const cuda_attend_job &job) {
   share.query = blockIdx.z % job.plan.tiles * job.plan.tile;
   share.queries = min(job.plan.tile, job.shape.group - share.query);
   share.far = blockIdx.x < job.plan.far_splits;
-  share.slots = job.slot_counts ? job.slot_counts[share.row * job.shape.heads + share.head] : 0;
+  share.slots = share.far && job.slot_counts ? job.slot_counts[share.row * job.shape.heads + share.head] : 0;
   uint32_t split = share.far ? blockIdx.x : blockIdx.x - job.plan.far_splits;
   uint32_t all = share.far ? job.sinks + share.slots
                            : static_cast<uint32_t>(job.first + share.row + 1 - job.hot_start);
@@ -72,7 +73,8 @@ template <typename T> struct Batch {
 
 /* The queries of the block in shared memory: before RoPE, then rotated for its keys and scaled. */
 template <int Q>
-__device__ __forceinline__ void make_queries(const cuda_attend_job &job, const Share &share, float (*queries)[CUDA_D_MAX]) {
+__device__ __forceinline__ void make_queries(const cuda_attend_job &job, const Share &share,
+                                             float (*queries)[CUDA_D_MAX]) {
   const cuda_shape &shape = job.shape;
   uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   size_t heads = static_cast<size_t>(shape.heads) * shape.group;
@@ -172,70 +174,87 @@ __device__ __forceinline__ void take(const cuda_attend_job &job, const Share &sh
 }
 
 /* Shared memory of a block. */
-template <int Q> struct Shared {
-  float queries[Q][CUDA_D_MAX];
-  float top[HALVES][Q], sum[HALVES][Q];
+template <int Q> struct __align__(16) Shared {
   union {
     float values[HALVES][Q][CUDA_D_MAX];
     float slots[HALVES][CUDA_D_MAX];
+    float2 weights[SPLITS_MAX * Q];
   };
+  float queries[Q][CUDA_D_MAX];
+  float top[HALVES][Q], sum[HALVES][Q];
   uint32_t last;
 };
 
-__device__ __forceinline__ void put_out(const cuda_attend_job &job, const Share &share, uint32_t q, uint32_t c, float x) {
+/* Four numbers of the result. */
+__device__ __forceinline__ void put_out(const cuda_attend_job &job, const Share &share, uint32_t q, uint32_t c,
+                                        float4 x, float sum) {
   size_t heads = static_cast<size_t>(job.shape.heads) * job.shape.group;
-  size_t at = share.row * heads + share.head * job.shape.group + share.query + q;
-  if (q < share.queries)
-    store_any(job.out, job.type, at * job.shape.d + c, x);
+  size_t at = (share.row * heads + share.head * job.shape.group + share.query + q) * job.shape.d + c;
+  if (q >= share.queries)
+    return;
+  store_any(job.out, job.type, at, x.x / sum);
+  store_any(job.out, job.type, at + 1, x.y / sum);
+  store_any(job.out, job.type, at + 2, x.z / sum);
+  store_any(job.out, job.type, at + 3, x.w / sum);
 }
+
+__device__ __forceinline__ void add(float4 &sum, float weight, float4 x) {
+  sum.x += weight * x.x;
+  sum.y += weight * x.y;
+  sum.z += weight * x.z;
+  sum.w += weight * x.w;
+}
+
+__device__ __forceinline__ float weight_of(float top, float most) { return top == -INFINITY ? 0 : exp2f(top - most); }
 
 /* Adds up the halves of the block: for other blocks to see, or, where there are none, the result. */
 template <int Q>
 __device__ __forceinline__ void add_halves(const cuda_attend_job &job, const Share &share, const Shared<Q> &shared,
-                                           float *values, float *weights, bool alone) {
+                                           float *values, float2 *weights, bool alone) {
   uint32_t d = job.shape.d;
-  for (uint32_t at = threadIdx.x; at < Q * d; at += THREADS) {
+  for (uint32_t at = 4 * threadIdx.x; at < Q * d; at += 4 * THREADS) {
     uint32_t q = at / d, c = at % d;
-    float top = -INFINITY, sum = 0, value = 0;
+    float top = -INFINITY, sum = 0;
+    float4 value = make_float4(0, 0, 0, 0);
 #pragma unroll
     for (int h = 0; h < HALVES; h++)
       top = fmaxf(top, shared.top[h][q]);
 #pragma unroll
     for (int h = 0; h < HALVES; h++) {
-      float weight = shared.top[h][q] == -INFINITY ? 0 : exp2f(shared.top[h][q] - top);
+      float weight = weight_of(shared.top[h][q], top);
       sum += weight * shared.sum[h][q];
-      value += weight * shared.values[h][q][c];
+      add(value, weight, *reinterpret_cast<const float4 *>(&shared.values[h][q][c]));
     }
-    if (alone) {
-      put_out(job, share, q, c, value / sum);
-      continue;
-    }
-    values[at] = value;
-    if (c == 0) {
-      weights[2 * q] = top;
-      weights[2 * q + 1] = sum;
-    }
+    if (alone)
+      put_out(job, share, q, c, value, sum);
+    else
+      *reinterpret_cast<float4 *>(values + at) = value;
+    if (!alone && c == 0)
+      weights[q] = make_float2(top, sum);
   }
 }
 
-/* Adds up the blocks. */
+/* Adds up the blocks. All weights are read at once, then all values, since what takes long is to wait for memory. */
 template <int Q>
-__device__ __forceinline__ void add_blocks(const cuda_attend_job &job, const Share &share, const float *values,
-                                           const float *weights, uint32_t splits) {
+__device__ __forceinline__ void add_blocks(const cuda_attend_job &job, const Share &share, Shared<Q> &shared,
+                                           const float *values, const float2 *weights, uint32_t splits) {
   uint32_t d = job.shape.d;
-  for (uint32_t at = threadIdx.x; at < Q * d; at += THREADS) {
-    uint32_t q = at / d, c = at % d;
-    float top = -INFINITY, sum = 0, value = 0;
-#pragma unroll 4
+  for (uint32_t i = threadIdx.x; i < splits * Q; i += THREADS)
+    shared.weights[i] = __ldcg(weights + i);
+  __syncthreads();
+  for (uint32_t at = 4 * threadIdx.x; at < Q * d; at += 4 * THREADS) {
+    uint32_t q = at / d;
+    float top = -INFINITY, sum = 0;
+    float4 value = make_float4(0, 0, 0, 0);
     for (uint32_t s = 0; s < splits; s++)
-      top = fmaxf(top, __ldcg(weights + (s * Q + q) * 2));
-#pragma unroll 4
+      top = fmaxf(top, shared.weights[s * Q + q].x);
+#pragma unroll 12
     for (uint32_t s = 0; s < splits; s++) {
-      float theirs = __ldcg(weights + (s * Q + q) * 2), weight = theirs == -INFINITY ? 0 : exp2f(theirs - top);
-      sum += weight * __ldcg(weights + (s * Q + q) * 2 + 1);
-      value += weight * __ldcg(values + static_cast<size_t>(s) * Q * d + at);
+      float weight = weight_of(shared.weights[s * Q + q].x, top);
+      sum += weight * shared.weights[s * Q + q].y;
+      add(value, weight, __ldcg(reinterpret_cast<const float4 *>(values + static_cast<size_t>(s) * Q * d + at)));
     }
-    put_out(job, share, q, c, value / sum);
+    put_out(job, share, q, at % d, value, sum);
   }
 }
 
@@ -293,11 +312,11 @@ __global__ void __launch_bounds__(THREADS) attend_kernel(const __grid_constant__
   size_t group = static_cast<size_t>(blockIdx.z) * job.shape.heads + share.head;
   size_t groups = static_cast<size_t>(gridDim.z) * job.shape.heads;
   float *values = job.partial + group * splits * Q * d;
-  float *weights = job.partial + groups * splits * Q * d + group * splits * Q * 2;
-  add_halves<Q>(job, share, shared, values + static_cast<size_t>(blockIdx.x) * Q * d, weights + blockIdx.x * Q * 2,
+  float2 *weights = reinterpret_cast<float2 *>(job.partial + groups * splits * Q * d) + group * splits * Q;
+  add_halves<Q>(job, share, shared, values + static_cast<size_t>(blockIdx.x) * Q * d, weights + blockIdx.x * Q,
                 splits == 1);
   if (splits > 1 && arrive<Q>(shared, job.arrived + group, splits))
-    add_blocks<Q>(job, share, values, weights, splits);
+    add_blocks<Q>(job, share, shared, values, weights, splits);
 }
 
 template <typename T> cudaError_t launch(const cuda_attend_job *job, cudaStream_t stream) {

@@ -84,7 +84,7 @@ int device_encode_start(struct device *device, uint64_t first, uint32_t count, s
 bool device_encode_ready(struct device *device);
 int device_encode_wait(struct device *device, uint8_t *records, struct error *error);
 
-/* Means [layers][heads][d] of keys, then of values, over tokens first .. end - 1, as calibrate.c computes them. Waits. */
+/* Means [layers][heads][d] of keys, then of values, over tokens first .. end - 1, as calibrate.c has them. Waits. */
 int device_means(struct device *device, uint64_t first, uint64_t end, float *means, struct error *error);
 
 /* -ERR_NOT_FINITE when a NaN or infinity, or too long a vector, was found in what the GPU has computed so far. Does not

@@ -4,8 +4,8 @@
 // Tokens that leave the hot window, as records: the bytes of kernels/codec_c.c.
 //
 // Where d is 64 or 128, half a warp takes a vector, thread j of it the coordinates j, j + 16, ...: these are the lanes
-// of RECORD.md, so that sums are made in one thread before the tree, and a ballot is a piece of a plane. A warp takes
-// two tokens of one kv head at a time, keys first. Any other d goes through shared memory, a warp a record.
+// of RECORD.md, so that sums are made in one thread before the tree. A warp takes two tokens of one kv head at a
+// time, keys first. Any other d goes through shared memory, a warp a record.
 #include "client/cuda/codec.cuh"
 
 namespace {
@@ -95,31 +95,48 @@ __device__ __forceinline__ float find_level(const float *thresholds, const float
     return find_level<BITS - 1>(less_thresholds, less_levels, a, bits);
 }
 
-/* Writes the planes of a ballot per coordinate: thread t of each half puts that half's 16 bits at t. */
-template <int N> struct Plane {
-  uint32_t mine;
+/* Bits of a thread's coordinates: plane p in byte p % 4 of word p / 4, coordinate t at bit t. */
+template <int N, int PLANES> struct Planes {
+  uint32_t words[(PLANES + 3) / 4];
 
-  __device__ __forceinline__ void vote(bool bit, int t, uint32_t j) {
-    uint32_t votes = __ballot_sync(ALL, bit);
-    mine = j == static_cast<uint32_t>(t) ? votes : mine;
+  __device__ __forceinline__ void put(int p, int t, bool bit) {
+    if (bit)
+      words[p / 4] |= 1u << (p % 4 * 8 + t);
   }
-  __device__ __forceinline__ void write(uint8_t *plane, uint32_t j, uint32_t half) const {
-    if (j < N)
-      reinterpret_cast<uint16_t *>(plane)[j] = static_cast<uint16_t>(mine >> 16 * half);
+
+  /* Swaps threads and coordinates, eight by eight: bit i of a byte is then that of thread i, and the thread's number
+   * modulo 8 the coordinate's t. */
+  __device__ __forceinline__ void transpose(uint32_t j) {
+#pragma unroll
+    for (uint32_t s = 1, mask = 0x55555555; s < 8; s *= 2, mask = s == 2 ? 0x33333333 : 0x0f0f0f0f) {
+      bool upper = j & s;
+      uint32_t keep = upper ? ~mask : mask;
+#pragma unroll
+      for (int w = 0; w < (PLANES + 3) / 4; w++) {
+        uint32_t theirs = __shfl_xor_sync(ALL, words[w], s);
+        theirs = upper ? theirs >> s : theirs << s;
+        words[w] = (words[w] & keep) | (theirs & ~keep);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void write(int p, uint8_t *plane, uint32_t j) const {
+    if (j % 8 < N)
+      plane[j % 8 * 2 + j / 8] = static_cast<uint8_t>(words[p / 4] >> p % 4 * 8);
   }
 };
 
 /* Signs, index planes and the scale of a rotated vector. Returns false when there is no record of it. */
 template <int N, int BITS>
 __device__ __forceinline__ bool quantize(const Part<N> &y, const cuda_split &split, uint8_t *signs, uint8_t *planes,
-                                         uint8_t *scale, uint32_t j, uint32_t half) {
+                                         uint8_t *scale, uint32_t j) {
   float squares = 0;
 #pragma unroll
   for (int t = 0; t < N; t++)
     squares += y.x[t] * y.x[t];
   float inverse = inverse_rms(lane_tree(squares), SUM_LANES * N);
   float products = 0, weights = 0;
-  Plane<N> sign = {0}, plane[BITS] = {};
+  Planes<N, BITS + 1> bits_of = {};
 #pragma unroll
   for (int t = 0; t < N; t++) {
     bool bits[BITS];
@@ -127,15 +144,16 @@ __device__ __forceinline__ bool quantize(const Part<N> &y, const cuda_split &spl
     float level = find_level<BITS>(split.thresholds[0], split.levels[0], magnitude * inverse, bits);
     products += magnitude * level;
     weights += level * level;
-    sign.vote(y.x[t] < 0, t, j);
+    bits_of.put(BITS, t, y.x[t] < 0);
 #pragma unroll
     for (int b = 0; b < BITS; b++)
-      plane[b].vote(bits[b], t, j);
+      bits_of.put(b, t, bits[b]);
   }
-  sign.write(signs, j, half);
+  bits_of.transpose(j);
+  bits_of.write(BITS, signs, j);
 #pragma unroll
   for (int b = 0; b < BITS; b++)
-    plane[b].write(planes + b * 2 * N, j, half);
+    bits_of.write(b, planes + b * 2 * N, j);
   __half rounded = __float2half_rn(lane_tree(products) / lane_tree(weights));
   uint16_t stored = inverse > 0 ? __half_as_ushort(rounded) : 0;
   if (j == 0)
@@ -192,10 +210,10 @@ __global__ void __launch_bounds__(THREADS) encode_kernel(const __grid_constant__
     v.load(static_cast<const T *>(job.values) + ring_at(job, run, token), j);
     key_centre.apply(k, signs);
     k.hadamard(own);
-    good &= quantize<N, KEY_BITS>(k, job.key, record, record + 18, record + 16, j, half);
+    good &= quantize<N, KEY_BITS>(k, job.key, record, record + 18, record + 16, j);
     if (N == 4) { /* d = 64: the other half of the signature */
       float extra[N];
-      Plane<N> plane = {0};
+      Planes<N, 1> plane = {};
       take_signs<N>(job.codec.extra[0], extra, j);
 #pragma unroll
       for (int t = 0; t < N; t++)
@@ -203,12 +221,13 @@ __global__ void __launch_bounds__(THREADS) encode_kernel(const __grid_constant__
       k.hadamard(own);
 #pragma unroll
       for (int t = 0; t < N; t++)
-        plane.vote(k.x[t] < 0, t, j);
-      plane.write(record + 8, j, half);
+        plane.put(0, t, k.x[t] < 0);
+      plane.transpose(j);
+      plane.write(0, record + 8, j);
     }
     value_centre.apply(v, signs);
     v.hadamard(own);
-    good &= quantize<N, VALUE_BITS>(v, job.value, record + 50, record + 50 + 2 * N, record + 98, j, half);
+    good &= quantize<N, VALUE_BITS>(v, job.value, record + 50, record + 50 + 2 * N, record + 98, j);
     __syncwarp();
 #pragma unroll
     for (uint32_t r = 0; r < 2; r++)
@@ -220,7 +239,7 @@ __global__ void __launch_bounds__(THREADS) encode_kernel(const __grid_constant__
     report(job.found, job.first);
 }
 
-/* --- any d --------------------------------------------------------------------------------------------------------- */
+/* --- any d -------------------------------------------------------------------------------------------------------- */
 
 struct Scratch {
   float y[CUDA_D_MAX], products[CUDA_D_MAX], squares[CUDA_D_MAX];

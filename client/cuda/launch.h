@@ -40,7 +40,7 @@ struct cuda_codec {
   uint32_t signs[3][4], extra[3][4];
 };
 
-/* Index bits of coordinates (record_k_bits, record_v_bits): `whole`, one more below `partial`; the codebooks of both. */
+/* Index bits of coordinates (record_k_bits, record_v_bits): `whole`, one more below `partial`; their codebooks. */
 struct cuda_split {
   uint32_t whole, partial;
   float levels[2][32], thresholds[2][32];
@@ -52,7 +52,7 @@ struct cuda_found {
   volatile uint32_t found;
 };
 
-/* --- hot.cu -------------------------------------------------------------------------------------------------------- */
+/* --- hot.cu ------------------------------------------------------------------------------------------------------- */
 
 /* Rows [count] of the rotations by positions[i], or by first + i where `counted`. */
 struct cuda_rows_job {
@@ -86,7 +86,7 @@ cudaError_t cuda_put_launch(const struct cuda_put_job *job, cudaStream_t stream)
 cudaError_t cuda_means_launch(const struct cuda_shape *shape, const void *vectors, uint64_t first, uint64_t end,
                               float *means, cudaStream_t stream);
 
-/* --- codec.cu ------------------------------------------------------------------------------------------------------ */
+/* --- codec.cu ----------------------------------------------------------------------------------------------------- */
 
 struct cuda_query_job {
   struct cuda_shape shape;
@@ -136,7 +136,7 @@ enum {
 };
 cudaError_t cuda_decode_launch(const struct cuda_decode_job *job, cudaStream_t stream);
 
-/* --- attend.cu ----------------------------------------------------------------------------------------------------- */
+/* --- attend.cu ---------------------------------------------------------------------------------------------------- */
 
 /* How the keys of a row are shared out. A block of the grid takes `keys` keys, all of them far (sinks and slots) or all
  * of them in the hot window, for `tile` query heads of one kv head. The last to come adds up. */

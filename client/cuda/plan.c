@@ -11,6 +11,7 @@ enum {
   KEYS_MIN = 32,          /* that a block of 8 half warps takes at once, four each */
   TILE_MAX = 4,           /* query heads of a block */
   BLOCKS_PER_PROCESSOR = 2,
+  SPLITS_MAX = 48,        /* what a block can add up */
 };
 
 uint32_t plan_crc_table(uint32_t table[PLAN_CRC_TABLE]) {
@@ -35,6 +36,7 @@ struct plan_attend plan_attend(uint32_t rows, uint32_t heads, uint32_t group, ui
   plan.tiles = divide_up(group, plan.tile);
   uint64_t rest = (uint64_t)rows * heads * plan.tiles, wanted = BLOCKS_PER_PROCESSOR * (uint64_t)processors / rest;
   uint32_t most = divide_up(far + hot, KEYS_MIN);
+  most = most < SPLITS_MAX ? most : SPLITS_MAX;
   uint32_t splits = wanted < 1 ? 1 : wanted < most ? (uint32_t)wanted : most;
   if (splits && far + hot)
     plan.keys = divide_up(divide_up(far + hot, splits), KEYS_MIN) * KEYS_MIN;

@@ -81,7 +81,8 @@ static void every_append_carries_the_ids_ahead(void **state) {
   fake_lock(engine.fake);
   const struct fake_conversation *c = fake_conversation(engine.fake, "toy");
   assert_int_equal(c->count, 704);
-  assert_int_equal(c->ahead_count, 960 - 704); /* as it was when the last block began */
+  /* as it was when the last block began; a device has the records ready a little later */
+  assert_int_equal(c->ahead_count, (getenv("COLDKV_TEST_DEVICE") ? 1024 : 960) - 704);
   for (uint32_t i = 0; i < c->ahead_count; i++)
     assert_int_equal(c->ahead[i], engine_id(&engine, 704 + i));
   fake_unlock(engine.fake);

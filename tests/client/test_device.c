@@ -21,6 +21,7 @@ int main(void) {
 #include <time.h>
 
 #include "client/hot.h"
+#include "tests/client/gpu_arrays.h"
 #include "tests/proto/random.h"
 
 enum { ROUNDS = 40, LAYERS_MAX = 3, SLOTS_MAX = 90, KEYS_MAX = 1024, SKIPPED = 77 };
@@ -50,11 +51,6 @@ static void give_up(const char *what) {
   exit(1);
 }
 
-static void need(int result, const char *what) {
-  if (result)
-    give_up(what);
-}
-
 static void cuda(cudaError_t status, const char *what) {
   if (status == cudaSuccess)
     return;
@@ -62,67 +58,9 @@ static void cuda(cudaError_t status, const char *what) {
   give_up(what);
 }
 
-static void *allocate(size_t size) {
-  void *memory = calloc(size ? size : 1, 1);
-  if (!memory)
-    abort();
-  return memory;
-}
-
-/* --- types -------------------------------------------------------------------------------------------------------- */
-
-static uint16_t bf16_from(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-static float bf16_to(uint16_t x) {
-  uint32_t bits = (uint32_t)x << 16;
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-/* x as a type keeps it. */
-static float rounded(int type, float x) {
-  return type == COLDKV_F32 ? x : type == COLDKV_F16 ? f32_from_f16(f16_from_f32(x)) : bf16_to(bf16_from(x));
-}
-
-static size_t size_of(int type) { return type == COLDKV_F32 ? 4 : 2; }
-
-/* GPU memory with these numbers, or poisoned where x is NULL. */
-static void *upload(int type, const float *x, size_t count) {
-  uint8_t *bytes = allocate(count * size_of(type));
-  void *there;
-  for (size_t i = 0; i < count && x; i++) {
-    if (type == COLDKV_F32)
-      memcpy(bytes + 4 * i, &x[i], 4);
-    else
-      store_u16(bytes + 2 * i, type == COLDKV_F16 ? f16_from_f32(x[i]) : bf16_from(x[i]));
-  }
-  if (!x)
-    memset(bytes, 0xff, count * size_of(type)); /* NaN in every type */
-  cuda(cudaMalloc(&there, count * size_of(type)), "cudaMalloc");
-  cuda(cudaMemcpy(there, bytes, count * size_of(type), cudaMemcpyHostToDevice), "upload");
-  free(bytes);
-  return there;
-}
-
-static float *download(int type, void *there, size_t count) {
-  uint8_t *bytes = allocate(count * size_of(type));
-  float *x = allocate(count * sizeof *x);
-  cuda(cudaDeviceSynchronize(), "kernels");
-  cuda(cudaMemcpy(bytes, there, count * size_of(type), cudaMemcpyDeviceToHost), "download");
-  for (size_t i = 0; i < count; i++) {
-    if (type == COLDKV_F32)
-      memcpy(&x[i], bytes + 4 * i, 4);
-    else
-      x[i] = type == COLDKV_F16 ? f32_from_f16(load_u16(bytes + 2 * i)) : bf16_to(load_u16(bytes + 2 * i));
-  }
-  free(bytes);
-  cudaFree(there);
-  return x;
+static void need(int result, const char *what) {
+  if (result)
+    give_up(what);
 }
 
 /* Random vectors as the caller's type keeps them; now and then one that is zero, tiny or long. */
@@ -206,7 +144,8 @@ static void put_block(struct pair *p, uint64_t first, uint32_t n, bool rotated, 
   need(device_begin(p->device, &p->block, below(SLOTS_MAX), &error), "device_begin");
   for (uint32_t layer = 0; layer < s->layers; layer++) {
     float *k = vectors(p, (size_t)n * s->heads), *v = vectors(p, (size_t)n * s->heads), own[ROPE_ROW_MAX];
-    void *there_k = upload(p->type, k, (size_t)n * s->heads * d), *there_v = upload(p->type, v, (size_t)n * s->heads * d);
+    void *there_k = upload(p->type, k, (size_t)n * s->heads * d);
+    void *there_v = upload(p->type, v, (size_t)n * s->heads * d);
     struct device_place place = {.type = p->type, .stream = stream(p)};
     need(device_put(p->device, layer, there_k, there_v, &place, &error), "device_put");
     for (uint32_t i = 0; i < n * s->heads; i++) {
@@ -365,7 +304,8 @@ static uint32_t list_keys(const struct pair *p, const struct retrieved *r, uint3
   uint32_t slots = retrieved_row(r, row, head, &places);
   for (uint32_t i = 0; i < slots; i++) {
     const struct slot_union *u = &r->unions[head];
-    turn(p, u->keys + (size_t)places[i] * d, p->block.packed ? COLDKV_SINKS + i : u->tokens[places[i]], keys[count].key);
+    turn(p, u->keys + (size_t)places[i] * d, p->block.packed ? COLDKV_SINKS + i : u->tokens[places[i]],
+         keys[count].key);
     keys[count++].value = u->values + (size_t)places[i] * d;
   }
   *far = count;
@@ -379,8 +319,8 @@ static uint32_t list_keys(const struct pair *p, const struct retrieved *r, uint3
 }
 
 /* Attention of one query in double; top: of the values' sizes. */
-static void attend(const struct pair *p, const float *near, const float *distant, const struct key *keys, uint32_t count,
-                   uint32_t far, double *out, double *top) {
+static void attend(const struct pair *p, const float *near, const float *distant, const struct key *keys,
+                   uint32_t count, uint32_t far, double *out, double *top) {
   static double weights[KEYS_MAX];
   uint32_t d = p->shape.head_dim;
   double most = -INFINITY, sum = 0;

@@ -26,7 +26,8 @@ static void test_crc(void **state) {
     for (uint32_t word = 0; word < PLAN_CRC_WORDS; word++)
       for (uint32_t n = 0; n < 8; n++)
         crc ^= table[(n * 16 + (load_u32(message + 4 * (size_t)word) >> 4 * n & 15)) * 32 + word];
-    assert_int_equal(crc, record_crc(record, load_u16(message + 100), load_u16(message + 102), load_u64(message + 104)));
+    assert_int_equal(crc, record_crc(record, load_u16(message + 100), load_u16(message + 102),
+                                     load_u64(message + 104)));
   }
 }
 

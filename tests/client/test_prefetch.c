@@ -29,7 +29,8 @@ static float *block(struct engine *engine, unsigned ahead, uint32_t attended) {
     free(early);
   }
   for (uint32_t layer = 0; layer < attended; layer++) {
-    float *q = engine_block(engine, ENGINE_Q, layer, at, &id, 1), *k = engine_block(engine, ENGINE_K, layer, at, &id, 1);
+    float *q = engine_block(engine, ENGINE_Q, layer, at, &id, 1);
+    float *k = engine_block(engine, ENGINE_K, layer, at, &id, 1);
     float *v = engine_block(engine, ENGINE_V, layer, at, &id, 1);
     assert_int_equal(coldkv_attend(engine->conv, layer, q, k, v, out + layer * size), 0);
     free(q);
@@ -94,7 +95,20 @@ static void test_refused(void **state) {
   q[3] = NAN;
   assert_int_equal(coldkv_prefetch(engine.conv, 0, q), COLDKV_ENOTFINITE);
   assert_int_equal(engine_status(&engine).prefetches, 0);
-  /* of GPU memory, in a conversation that has none */
+  free(q);
+  engine_finish(&engine);
+}
+
+/* GPU memory, for a conversation that has none. */
+static void test_no_memory(void **state) {
+  (void)state;
+  struct engine engine;
+  float *q = malloc(4096);
+  uint32_t id = 1;
+  engine_describe(&engine);
+  engine_start(&engine, NULL);
+  assert_int_equal(coldkv_open(&engine.conv, engine.model, "plain", NULL), 0);
+  assert_int_equal(coldkv_begin(engine.conv, &id, 1), 0);
   assert_int_equal(coldkv_prefetch_device(engine.conv, 0, q, COLDKV_F32, NULL), COLDKV_ESTATE);
   assert_int_equal(coldkv_push_device(engine.conv, 0, q, q, COLDKV_F32, NULL), COLDKV_ESTATE);
   assert_int_equal(coldkv_attend_device(engine.conv, 0, q, q, q, q, COLDKV_F32, NULL), COLDKV_ESTATE);
@@ -120,6 +134,7 @@ int main(void) {
   static const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_counts),
       cmocka_unit_test(test_refused),
+      cmocka_unit_test(test_no_memory),
       cmocka_unit_test(test_no_device),
   };
   return cmocka_run_group_tests_name("prefetch", tests, NULL, NULL);

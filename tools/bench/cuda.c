@@ -10,6 +10,7 @@
 #include "retrieval/cuda/gpu.h"
 #include "tools/bench/bench.h"
 #include "tools/bench/columns.h"
+#include "tools/bench/device.h"
 #include "tools/bench/measure.h"
 
 #ifdef COLDKV_CUDA
@@ -245,7 +246,8 @@ static int print_token(struct bench *bench, struct bench_output *output, enum lo
   return 0;
 }
 
-static int run(struct bench *bench, struct bench_output *output, struct error *error) {
+static int run(const struct bench_options *options, struct bench *bench, struct bench_output *output,
+               struct error *error) {
   struct gpu_info info;
   int result = create(bench, error);
   if (result)
@@ -266,13 +268,15 @@ static int run(struct bench *bench, struct bench_output *output, struct error *e
     result = print_layer(bench, output, LOOKUP_HAMMING, rate, error);
   if (!result)
     result = print_token(bench, output, LOOKUP_WEIGHTED, rate, error);
-  return result ? result : print_token(bench, output, LOOKUP_HAMMING, rate, error);
+  if (!result)
+    result = print_token(bench, output, LOOKUP_HAMMING, rate, error);
+  return result ? result : bench_device(options->quick, rate, output, error);
 }
 
 int bench_cuda(const struct bench_options *options, struct bench_output *output, struct error *error) {
   static struct bench bench;
   bench = (struct bench){.turns = options->quick ? TURNS_QUICK : TURNS};
-  int result = run(&bench, output, error);
+  int result = run(options, &bench, output, error);
   destroy(&bench);
   return result;
 }

@@ -178,7 +178,8 @@ static cudaError_t encode_home(struct bench *b, uint32_t turn) {
 }
 
 static cudaError_t attend(struct bench *b, uint32_t turn) {
-  size_t layer = turn % LAYERS, sinks = (size_t)HEADS * CUDA_SINKS * D * ELEMENT, slots = (size_t)HEADS * SLOTS * D * ELEMENT;
+  size_t layer = turn % LAYERS, sinks = (size_t)HEADS * CUDA_SINKS * D * ELEMENT;
+  size_t slots = (size_t)HEADS * SLOTS * D * ELEMENT;
   struct plan_attend plan = plan_attend(1, HEADS, GROUP, CUDA_SINKS + SLOTS, HOT, b->processors);
   struct cuda_attend_job job = {
       .shape = shape,

@@ -123,7 +123,7 @@ static int measure(struct quality *quality, uint32_t number, const char *socket,
     result = read_full(quality, error);
   if (!result) {
     recall_restart(quality->recall);
-    int failed = memory_open(&quality->memory, quality->llama, socket, name);
+    int failed = memory_open(&quality->memory, quality->llama, socket, name, 0);
     if (!failed)
       failed = coldkv_set_slots(quality->memory.conv, SLOTS);
     for (quality->first = 0; quality->first < TOKENS && !failed; quality->first += LLAMA_BLOCK_MAX) {

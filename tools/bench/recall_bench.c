@@ -168,7 +168,7 @@ static int run_length(struct reading *reading, const char *socket, uint32_t byte
     return result;
   result = far_create(&reading->far, llama_config(reading->llama), bytes, error);
   if (!result) {
-    int failed = memory_open(&reading->memory, reading->llama, socket, name);
+    int failed = memory_open(&reading->memory, reading->llama, socket, name, 0);
     result = failed ? error_set(error, -failed, "%s", coldkv_error()) : read_all(reading, error);
     if (!result)
       result = check_status(reading, error);

@@ -54,6 +54,7 @@ struct options {
   const char *data, *model, *coldkvd, *coldkv;
   uint32_t bytes;
   int threads;
+  uint32_t device; /* 0: the processor; n: CUDA device n - 1 */
 };
 
 static const char usage[] =
@@ -67,6 +68,8 @@ static const char usage[] =
     "  --data DIR      keep the archive in DIR, a new directory (default: a temporary one)\n"
     "  --bytes N       length of the text, 4096 to 1048576 (default 16384)\n"
     "  --threads N     for the model's matrix products (default 1)\n"
+    "  --device D      cpu (default), or cuda: coldkv keeps the hot window, encodes and attends on the GPU; the model\n"
+    "                  itself computes on the processor all the same\n"
     "  --model DIR     folder with config.json and model.safetensors\n"
     "  --coldkvd PATH  the daemon (default: the one built with this program)\n"
     "  --coldkv PATH   the command (default: likewise)\n"
@@ -226,7 +229,8 @@ static int prepare(struct demo *demo, const struct options *options) {
   demo->plan = (struct reader_plan){.model_dir = demo->model_dir,
                                     .socket = demo->service.socket,
                                     .document = &demo->document,
-                                    .threads = options->threads};
+                                    .threads = options->threads,
+                                    .device = options->device};
   return result;
 }
 
@@ -234,9 +238,10 @@ static int prepare(struct demo *demo, const struct options *options) {
 static int parse(struct options *options, int argc, char **argv) {
   static const struct option known[] = {
       {"data", required_argument, NULL, 'd'},    {"bytes", required_argument, NULL, 'b'},
-      {"threads", required_argument, NULL, 't'}, {"model", required_argument, NULL, 'm'},
-      {"coldkvd", required_argument, NULL, 'D'}, {"coldkv", required_argument, NULL, 'c'},
-      {"help", no_argument, NULL, 'h'},          {0}};
+      {"threads", required_argument, NULL, 't'}, {"device", required_argument, NULL, 'g'},
+      {"model", required_argument, NULL, 'm'},   {"coldkvd", required_argument, NULL, 'D'},
+      {"coldkv", required_argument, NULL, 'c'},  {"help", no_argument, NULL, 'h'},
+      {0}};
   *options = (struct options){.bytes = DOCUMENT_BYTES, .threads = THREADS};
   for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
     char *end = NULL;
@@ -245,7 +250,12 @@ static int parse(struct options *options, int argc, char **argv) {
       fprintf(stderr, "coldkv-demo: %s is not a number that makes sense here\n", optarg);
       return -1;
     }
+    if (c == 'g' && strcmp(optarg, "cpu") != 0 && strcmp(optarg, "cuda") != 0) {
+      fprintf(stderr, "coldkv-demo: --device %s: wanted cpu or cuda\n", optarg);
+      return -1;
+    }
     switch (c) {
+    case 'g': options->device = strcmp(optarg, "cuda") == 0; break;
     case 'd': options->data = optarg; break;
     case 'b': options->bytes = (uint32_t)number; break;
     case 't': options->threads = (int)number; break;

@@ -63,13 +63,14 @@ static int resume(struct memory *memory) {
   return result;
 }
 
-int memory_open(struct memory *memory, struct llama *llama, const char *socket, const char *name) {
+int memory_open(struct memory *memory, struct llama *llama, const char *socket, const char *name, uint32_t device) {
+  struct coldkv_conv_options options = {.device = device};
   *memory = (struct memory){.llama = llama};
   int result = coldkv_client_create(&memory->client, socket, NULL);
   if (!result)
     result = create_model(memory);
   if (!result)
-    result = coldkv_open(&memory->conv, memory->model, name, NULL);
+    result = coldkv_open(&memory->conv, memory->model, name, &options);
   if (!result)
     result = resume(memory);
   return result;

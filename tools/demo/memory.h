@@ -19,8 +19,9 @@ struct memory {
 };
 
 /* Connects to the daemon at `socket` and opens the conversation `name`, or makes it. One that has a past is ready to
- * go on afterwards: its hot window is computed again. `memory` may be closed whatever this returns. */
-int memory_open(struct memory *memory, struct llama *llama, const char *socket, const char *name);
+ * go on afterwards: its hot window is computed again. device: as in coldkv_conv_options; the model itself computes on
+ * the processor, so that its vectors are copied. `memory` may be closed whatever this returns. */
+int memory_open(struct memory *memory, struct llama *llama, const char *socket, const char *name, uint32_t device);
 void memory_close(struct memory *memory);
 
 /* Runs the next n tokens through the model, with `slots` old tokens in every attention (0: the hot window alone).

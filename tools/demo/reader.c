@@ -74,7 +74,8 @@ static int ask_memory(struct inference *in, uint32_t slots) {
 }
 
 static int open_memory(struct inference *in) {
-  return check(in, memory_open(&in->memory, in->llama, in->plan->socket, reader_conversation));
+  return check(in, memory_open(&in->memory, in->llama, in->plan->socket, reader_conversation,
+                               in->plan->device));
 }
 
 /* How many tokens the conversation must have: what has been read, and nothing else. */

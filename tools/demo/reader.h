@@ -27,6 +27,7 @@ struct reader_plan {
   const char *model_dir, *socket;
   const struct document *document;
   int threads;
+  uint32_t device; /* as in coldkv_conv_options */
 };
 
 enum report_kind {
