@@ -242,8 +242,8 @@ COLDKV_API int coldkv_rewind(coldkv_conv *conv, uint64_t end);
  *   the engine enqueued before has come past when it starts. The arrays may be used again as the stream allows: out is
  *   written, and q, k and v are read, when it comes past. Different calls may name different streams.
  * - The host waits only where a lookup does: for the tokens that it looks among to be encoded, for its query to be
- *   computed, and for the daemon's answer. Nothing here synchronizes the device or allocates, once the largest block and
- *   number of slots have been seen.
+ *   computed, and for the daemon's answer. Nothing here synchronizes the device or allocates, once the largest block
+ *   and number of slots have been seen.
  * - A NaN or infinity is found on the GPU and reported, as COLDKV_ENOTFINITE, by the first call that notices: this one,
  *   or a later attend, push, end or begin. Nothing of it is stored. After it, coldkv_abort the block, and coldkv_rewind
  *   to before the token that the sentence names if that is in an earlier block. */
