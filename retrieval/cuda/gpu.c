@@ -122,6 +122,7 @@ struct gpu_columns {
   struct gpu *gpu;
   uint8_t **chunks;       /* of the GPU's memory, a copy of `table` */
   const uint8_t **table;  /* in the GPU's memory */
+  float *hints;           /* likewise */
   uint32_t chunk_count, chunks_max;
   uint32_t count;         /* records */
 };
@@ -142,6 +143,8 @@ void gpu_columns_destroy(struct gpu_columns *columns, void *stream) {
     cudaFreeAsync(columns->chunks[i], stream);
   if (columns->table)
     cudaFreeAsync((void *)columns->table, stream);
+  if (columns->hints)
+    cudaFreeAsync(columns->hints, stream);
   free(columns->chunks);
   free(columns);
 }
@@ -188,8 +191,20 @@ static int grow_table(struct gpu_columns *columns, uint32_t chunks, cudaStream_t
   return 0;
 }
 
+static int make_hints(struct gpu_columns *columns, cudaStream_t stream, struct error *error) {
+  size_t size = GPU_HINTS * sizeof *columns->hints;
+  if (columns->hints)
+    return 0;
+  cudaError_t status = cudaMallocFromPoolAsync((void **)&columns->hints, size, columns->gpu->pool, stream);
+  if (status == cudaSuccess)
+    status = cudaMemsetAsync(columns->hints, 0, size, stream);
+  return status == cudaSuccess ? 0 : gpu_failed(error, status, "no memory for hints");
+}
+
 static int add_chunk(struct gpu_columns *columns, cudaStream_t stream, struct error *error) {
-  int result = grow_table(columns, columns->chunk_count + 1, stream, error);
+  int result = make_hints(columns, stream, error);
+  if (!result)
+    result = grow_table(columns, columns->chunk_count + 1, stream, error);
   if (result)
     return result;
   void *chunk = NULL;
@@ -255,6 +270,8 @@ int gpu_columns_append(struct gpu_columns *columns, const uint8_t *signature, co
   columns->count += count;
   return 0;
 }
+
+float *gpu_columns_hints(const struct gpu_columns *columns) { return columns->hints; }
 
 const uint8_t *const *gpu_columns_table(const struct gpu_columns *columns) {
   return (const uint8_t *const *)columns->table;

@@ -6,7 +6,7 @@
 //
 // All work goes to the stream that the caller gives (a cudaStream_t, NULL for the default one) and nothing here waits
 // for the GPU except gpu_scan_finish, gpu_columns_append and the functions that destroy. Who uses several streams puts
-// them in order: a scan has to come after the appends to its columns. One object is used by one thread at a time.
+// them in order: a scan has to come after the appends to its columns, and before their next scan. One object is used by one thread at a time.
 //
 // Built without CUDA, or on a machine with no driver or GPU, gpu_create says so and the processor does the work.
 #ifndef COLDKV_RETRIEVAL_CUDA_GPU_H
@@ -66,8 +66,8 @@ struct gpu_scan_job {
   uint32_t begin, count;
 };
 
-/* For up to `jobs_max` jobs, of up to LIMIT_CANDIDATES_MAX candidates each and `keys_max` together. Takes as much
- * pinned memory of the host as GPU memory for the results. ERR_MEMORY, ERR_LIMIT. */
+/* For up to `jobs_max` jobs, of up to LIMIT_CANDIDATES_MAX candidates each and `keys_max` together. Takes pinned memory
+ * of the host for the results, which the GPU writes there. ERR_MEMORY, ERR_LIMIT. */
 int gpu_scan_create(struct gpu *gpu, uint32_t jobs_max, uint32_t keys_max, struct gpu_scan **scan,
                     struct error *error);
 /* Waits for the GPU. Takes NULL. */
@@ -78,7 +78,7 @@ void gpu_scan_destroy(struct gpu_scan *scan);
 int gpu_scan_start(struct gpu_scan *scan, enum lookup_mode mode, const struct gpu_scan_job *jobs, uint32_t job_count,
                    uint32_t candidates, void *stream, struct error *error);
 
-/* Enqueues the way of the last start's results to host memory, on its stream. ERR_IO. */
+/* Has the end of the last start noted, on its stream. ERR_IO. */
 int gpu_scan_fetch(struct gpu_scan *scan, void *stream, struct error *error);
 
 /* Waits for what gpu_scan_fetch has enqueued: (*counts)[job] candidates at (*keys)[job * candidates], in no order, the

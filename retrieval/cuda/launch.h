@@ -19,6 +19,7 @@ enum {
   GPU_CHUNK_BYTES = 18 * GPU_CHUNK,
   GPU_JOBS = 32, /* of a launch; they travel as its argument, which has 4096 bytes */
   GPU_BINS = 2048, /* of counts that blocks share */
+  GPU_HINTS = 2 * GPU_JOBS, /* that columns have: by mode, and by the place of a job among those of the same columns */
 };
 
 struct gpu_job {
@@ -26,7 +27,8 @@ struct gpu_job {
   const uint8_t *const *chunks;      /* GPU memory */
   int32_t magnitude_sum;
   uint32_t begin, count;
-  uint32_t padding;
+  float size;                        /* of the query: scores grow with it */
+  float *hint;                       /* GPU memory, of this job alone in its launch; see the top of scan.cu */
 };
 
 /* What the blocks that share a job tell each other. All zero before the first launch; every launch leaves `arrived`,

@@ -30,12 +30,10 @@ struct gpu_scan {
   uint32_t jobs_max, keys_max;
   uint32_t job_count, candidates; /* of the last start */
   cudaEvent_t fetched;
-  uint64_t *host_keys;            /* pinned memory: what `keys` and `counts` had */
-  uint32_t *host_counts;
-  struct gpu_group *groups;       /* GPU memory from here on; [GPU_JOBS] */
-  uint64_t *gathered;             /* [GPU_JOBS][gpu_scan_capacity(LIMIT_CANDIDATES_MAX)] */
-  uint64_t *keys;                 /* [keys_max] */
-  uint32_t *counts;               /* [jobs_max] */
+  uint64_t *keys;                 /* [keys_max]: memory of the host that the GPU writes to */
+  uint32_t *counts;               /* [jobs_max]: likewise */
+  struct gpu_group *groups;       /* [GPU_JOBS], GPU memory */
+  uint64_t *gathered;             /* [GPU_JOBS][gpu_scan_capacity(LIMIT_CANDIDATES_MAX)], GPU memory */
 };
 
 /* Fills in the error and returns its negative code: ERR_MEMORY or ERR_IO. */
@@ -43,6 +41,9 @@ int gpu_failed(struct error *error, cudaError_t status, const char *what);
 
 /* Pointers to the chunks of columns, in GPU memory. */
 const uint8_t *const *gpu_columns_table(const struct gpu_columns *columns);
+
+/* GPU memory for GPU_HINTS of them; NULL while there is no record. */
+float *gpu_columns_hints(const struct gpu_columns *columns);
 
 /* Keys gathered for one job, of which the best are selected: enough more than C that the sample can be rough. */
 static inline uint32_t gpu_scan_capacity(uint32_t candidates) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
+#include <math.h>
 #include <stdlib.h>
 
 #include "retrieval/cuda/memory.h"
@@ -13,15 +14,11 @@ static cudaError_t allocate(struct gpu_scan *scan) {
   if (status == cudaSuccess)
     status = cudaMalloc((void **)&scan->gathered, gathered);
   if (status == cudaSuccess)
-    status = cudaMalloc((void **)&scan->keys, keys);
-  if (status == cudaSuccess)
-    status = cudaMalloc((void **)&scan->counts, scan->jobs_max * sizeof *scan->counts);
-  if (status == cudaSuccess)
     status = cudaMemset(scan->groups, 0, GPU_JOBS * sizeof *scan->groups);
   if (status == cudaSuccess)
-    status = cudaMallocHost((void **)&scan->host_keys, keys);
+    status = cudaMallocHost((void **)&scan->keys, keys); /* the same address on the GPU */
   if (status == cudaSuccess)
-    status = cudaMallocHost((void **)&scan->host_counts, scan->jobs_max * sizeof *scan->counts);
+    status = cudaMallocHost((void **)&scan->counts, scan->jobs_max * sizeof *scan->counts);
   if (status == cudaSuccess)
     status = cudaEventCreateWithFlags(&scan->fetched, cudaEventDisableTiming);
   return status == cudaSuccess ? cudaDeviceSynchronize() : status; /* other streams do not wait for a memset */
@@ -51,17 +48,36 @@ void gpu_scan_destroy(struct gpu_scan *scan) {
   cudaSetDevice(scan->gpu->device);
   cudaFree(scan->groups);
   cudaFree(scan->gathered);
-  cudaFree(scan->keys);
-  cudaFree(scan->counts);
-  cudaFreeHost(scan->host_keys);
-  cudaFreeHost(scan->host_counts);
+  cudaFreeHost(scan->keys);
+  cudaFreeHost(scan->counts);
   if (scan->fetched)
     cudaEventDestroy(scan->fetched);
   free(scan);
 }
 
-static void fill_job(struct gpu_job *job, const struct gpu_scan_job *from) {
+/* The root of the sum of squares of q4. */
+static float query_size(const struct query *query) {
+  int sum = 0;
+  for (int w = 0; w < 2; w++)
+    for (int a = 0; a < QUERY_PLANES; a++)
+      for (int b = 0; b < QUERY_PLANES; b++)
+        sum += __builtin_popcountll(query->magnitude[a][w] & query->magnitude[b][w]) << (a + b);
+  return sqrtf((float)sum);
+}
+
+/* Jobs of the same columns in one launch have hints of their own, since they read and write them all at a time. */
+static float *hint_of(const struct gpu_scan_job *jobs, uint32_t i, enum lookup_mode mode) {
+  uint32_t before = 0;
+  float *hints = gpu_columns_hints(jobs[i].columns);
+  for (uint32_t j = 0; j < i; j++)
+    before += jobs[j].columns == jobs[i].columns;
+  return hints ? hints + (mode == LOOKUP_HAMMING ? GPU_JOBS : 0) + before : NULL;
+}
+
+static void fill_job(struct gpu_job *job, const struct gpu_scan_job *from, float *hint) {
   *job = (struct gpu_job){
+      .size = query_size(from->query),
+      .hint = hint,
       .chunks = gpu_columns_table(from->columns),
       .magnitude_sum = from->query->magnitude_sum,
       .begin = from->begin,
@@ -108,7 +124,7 @@ int gpu_scan_start(struct gpu_scan *scan, enum lookup_mode mode, const struct gp
         .candidates = candidates,
     };
     for (uint32_t i = 0; i < n; i++)
-      fill_job(&launch.jobs[i], &jobs[first + i]);
+      fill_job(&launch.jobs[i], &jobs[first + i], hint_of(jobs + first, i, mode));
     status = gpu_scan_launch(&launch, n, mode == LOOKUP_HAMMING, stream);
     if (status != cudaSuccess)
       return gpu_failed(error, status, "cannot launch a scan");
@@ -118,13 +134,7 @@ int gpu_scan_start(struct gpu_scan *scan, enum lookup_mode mode, const struct gp
 }
 
 int gpu_scan_fetch(struct gpu_scan *scan, void *stream, struct error *error) {
-  size_t keys_bytes = (size_t)scan->job_count * scan->candidates * sizeof *scan->keys;
-  size_t counts_bytes = scan->job_count * sizeof *scan->counts;
   cudaError_t status = cudaSetDevice(scan->gpu->device);
-  if (status == cudaSuccess)
-    status = cudaMemcpyAsync(scan->host_counts, scan->counts, counts_bytes, cudaMemcpyDeviceToHost, stream);
-  if (status == cudaSuccess)
-    status = cudaMemcpyAsync(scan->host_keys, scan->keys, keys_bytes, cudaMemcpyDeviceToHost, stream);
   if (status == cudaSuccess)
     status = cudaEventRecord(scan->fetched, stream);
   return status == cudaSuccess ? 0 : gpu_failed(error, status, "cannot fetch what a scan found");
@@ -134,7 +144,7 @@ int gpu_scan_finish(struct gpu_scan *scan, const uint64_t **keys, const uint32_t
   cudaError_t status = cudaEventSynchronize(scan->fetched);
   if (status != cudaSuccess)
     return gpu_failed(error, status, "a scan failed");
-  *keys = scan->host_keys;
-  *counts = scan->host_counts;
+  *keys = scan->keys;
+  *counts = scan->counts;
   return 0;
 }

@@ -5,6 +5,8 @@
 //  1. score the first records of their share, a sample, and count the scores together by classes;
 //  2. learn the limit that a little more than C records should reach, and go over the share once, keeping what does;
 //  3. the last one to end selects the best C among what was kept.
+// Of columns that were scanned before there is a hint: how high the last of the best C was then, in terms of the query's
+// size. It stands for 1; when it misleads, 1 to 3 follow.
 // When what was kept is not enough or too much, since the sample misled or too many scores are equal, they count all
 // keys digit by digit instead, until they know a bound that enough and not too many keep below; then 2 and 3 again. So
 // the answer never depends on the sample. Blocks wait for each other, so all of them have to run at a time.
@@ -194,12 +196,12 @@ __device__ __forceinline__ void for_keys(const Share &share, Batch &batch, unsig
 
 template <bool HAMMING>
 __device__ void gather(const gpu_launch &launch, gpu_group *group, const Share &share, Batch &batch, uint32_t job,
-                       Shared &shared) {
+                       unsigned long long last, Shared &shared) {
   uint64_t *gathered = launch.gathered + static_cast<size_t>(job) * launch.capacity;
   if (threadIdx.x == 0)
     shared.count = 0;
   __syncthreads();
-  for_keys<HAMMING>(share, batch, __ldcg(&group->last), [&](unsigned long long key) {
+  for_keys<HAMMING>(share, batch, last, [&](unsigned long long key) {
     put(group, gathered, launch.capacity, key, shared);
   });
   __syncthreads();
@@ -239,8 +241,8 @@ __device__ void narrow(const gpu_launch &launch, gpu_group *group, Shared &share
 }
 
 template <bool HAMMING>
-__device__ void count_digits(const gpu_launch &launch, gpu_group *group, const Share &share, Batch &batch,
-                             uint32_t &generation, Shared &shared) {
+__device__ unsigned long long count_digits(const gpu_launch &launch, gpu_group *group, const Share &share, Batch &batch,
+                                           uint32_t &generation, Shared &shared) {
   do {
     uint32_t shift = __ldcg(&group->shift);
     unsigned long long prefix = __ldcg(&group->prefix);
@@ -263,6 +265,7 @@ __device__ void count_digits(const gpu_launch &launch, gpu_group *group, const S
     generation++;
     __syncthreads();
   } while (!__ldcg(&group->counted));
+  return __ldcg(&group->last);
 }
 
 /* --- 3: the best C ----------------------------------------------------------------------------------------------- */
@@ -316,6 +319,7 @@ __device__ unsigned long long nth(const unsigned long long *keys, uint32_t count
   }
 }
 
+template <bool HAMMING>
 __device__ void select(const gpu_launch &launch, uint32_t job, uint32_t count, Shared &shared) {
   const unsigned long long *keys =
       reinterpret_cast<const unsigned long long *>(launch.gathered + static_cast<size_t>(job) * launch.capacity);
@@ -328,8 +332,11 @@ __device__ void select(const gpu_launch &launch, uint32_t job, uint32_t count, S
   __syncthreads();
   unsigned long long last = count > launch.candidates ? nth(keys, count, launch.candidates, shared) : ~0ull;
   if (threadIdx.x == 0) {
+    const gpu_job &what = launch.jobs[job];
     shared.count = 0;
     launch.counts[job] = min(count, launch.candidates);
+    if (what.count > launch.capacity)
+      *what.hint = count > launch.candidates ? Mode<HAMMING>::hint(static_cast<uint32_t>(last >> 32), what) : 0;
   }
   __syncthreads();
   uint32_t lane = threadIdx.x % 32;
@@ -349,23 +356,24 @@ __device__ void select(const gpu_launch &launch, uint32_t job, uint32_t count, S
 
 /* --- a job ------------------------------------------------------------------------------------------------------- */
 
-/* The last block looks at how many were gathered. Returns how many when it is this block's to select among them. */
-__device__ bool judge(const gpu_launch &launch, gpu_group *group, uint32_t generation, uint32_t *count,
+/* The last block looks at how many were gathered. Returns how many when it is this block's to select among them.
+ * `guessed`: by a hint. */
+__device__ bool judge(const gpu_launch &launch, gpu_group *group, uint32_t generation, bool guessed, uint32_t *count,
                       Shared &shared) {
   if (!arrive(group, launch.blocks, shared)) {
     await(group, generation);
     return false;
   }
   *count = __ldcg(&group->gathered);
-  bool again = *count > launch.capacity || (*count < launch.candidates && !__ldcg(&group->all));
-  again &= !__ldcg(&group->counted); /* whatever is wrong then, once is enough */
+  bool again = *count > launch.capacity || (*count < launch.candidates && (guessed || !__ldcg(&group->all)));
+  again &= guessed || !__ldcg(&group->counted); /* whatever is wrong then, once is enough */
   *count = min(*count, launch.capacity);
   __syncthreads();
   if (threadIdx.x == 0) {
     group->again = again;
     group->gathered = 0;
     group->counted = 0;
-    if (again) {
+    if (again && !guessed) {
       group->shift = 64 - DIGIT_BITS;
       group->below = 0;
       group->prefix = 0;
@@ -375,6 +383,23 @@ __device__ bool judge(const gpu_launch &launch, gpu_group *group, uint32_t gener
   }
   release(group, generation);
   return !again;
+}
+
+/* 1, with all blocks. */
+template <bool HAMMING>
+__device__ unsigned long long find_bound(const gpu_launch &launch, gpu_group *group, const Share &share,
+                                         const Batch &batch, uint32_t &generation, bool sampled, Shared &shared) {
+  if (sampled)
+    count_sample<HAMMING>(group, share, batch, shared);
+  if (arrive(group, launch.blocks, shared)) {
+    set_bound<HAMMING>(launch, group, share, shared);
+    release(group, generation);
+  } else {
+    await(group, generation);
+  }
+  generation++;
+  __syncthreads();
+  return __ldcg(&group->last);
 }
 
 template <bool HAMMING>
@@ -393,27 +418,27 @@ scan_kernel(const __grid_constant__ gpu_launch launch) {
   Batch batch = {};
   if (share.length)
     load<true>(share, threadIdx.x, batch);
-  if (launch.jobs[job].count > launch.capacity)
-    count_sample<HAMMING>(group, share, batch, shared);
-  if (arrive(group, launch.blocks, shared)) {
-    set_bound<HAMMING>(launch, group, share, shared);
-    release(group, generation);
-  } else {
-    await(group, generation);
-  }
-  generation++;
-  __syncthreads();
+  bool sampled = launch.jobs[job].count > launch.capacity;
+  float hint = sampled ? __ldcg(launch.jobs[job].hint) : 0;
+  bool guess = hint > 0, known = guess;
+  uint32_t rank = Mode<HAMMING>::expected(hint, *share.job);
+  unsigned long long last = static_cast<unsigned long long>(rank) << 32 | 0xffffffffu;
   for (;;) {
-    gather<HAMMING>(launch, group, share, batch, job, shared);
-    bool mine = judge(launch, group, generation, &count, shared);
+    if (!known)
+      last = find_bound<HAMMING>(launch, group, share, batch, generation, sampled, shared);
+    gather<HAMMING>(launch, group, share, batch, job, last, shared);
+    bool mine = judge(launch, group, generation, guess, &count, shared);
     generation++;
     if (mine)
-      select(launch, job, count, shared);
+      select<HAMMING>(launch, job, count, shared);
     if (mine || !__ldcg(&group->again))
       return;
-    count_digits<HAMMING>(launch, group, share, batch, generation, shared);
+    if (!guess)
+      last = count_digits<HAMMING>(launch, group, share, batch, generation, shared);
     if (share.length)
-      load<!HAMMING>(share, threadIdx.x, batch);
+      load<true>(share, threadIdx.x, batch);
+    known = !guess;
+    guess = false;
   }
 }
 

@@ -30,6 +30,7 @@ enum : uint32_t {
   CLASSES_ABOVE = (SCORE_END - SCORE_LEAST) >> CLASS_SHIFT,
   DISTANCES = 129,
 };
+constexpr float HINT_MARGIN = 0.07f; /* by which a score may be lower than expected */
 static_assert(CLASSES_ABOVE <= uint32_t(GPU_BINS) && DIGITS <= int(GPU_BINS), "bins for every class");
 
 /* A job's share of one block, and what the block knows of it. */
@@ -137,6 +138,16 @@ template <> struct Mode<false> {
     return __uint_as_float(rank & 0x80000000u ? rank : rank ^ 0x7fffffffu);
   }
   static constexpr uint32_t BINS = CLASSES_ABOVE; /* that are counted */
+  /* What the next scan may expect of its best C, from the rank of this one's last, and which rank that then is. 0: what
+   * nobody knows. */
+  __device__ static __forceinline__ float hint(uint32_t rank, const gpu_job &job) {
+    float score = limit(rank);
+    return rank < rank_of_zero() && job.size > 0 ? score / job.size : 0;
+  }
+  __device__ static __forceinline__ uint32_t expected(float hint, const gpu_job &job) {
+    return rank(hint * job.size * (1 - HINT_MARGIN));
+  }
+  __device__ static __forceinline__ uint32_t rank_of_zero() { return 0x7fffffffu; }
 };
 
 template <> struct Mode<true> {
@@ -153,6 +164,10 @@ template <> struct Mode<true> {
   __device__ static __forceinline__ uint32_t bin_rank(uint32_t bin) { return bin; }
   __device__ static __forceinline__ uint32_t limit(uint32_t rank) { return rank; }
   static constexpr uint32_t BINS = DISTANCES;
+  __device__ static __forceinline__ float hint(uint32_t distance, const gpu_job &) { return distance + 1; }
+  __device__ static __forceinline__ uint32_t expected(float hint, const gpu_job &) {
+    return static_cast<uint32_t>(hint); /* one more, where a half to twice as many are */
+  }
 };
 
 } // namespace

@@ -162,15 +162,13 @@ static uint32_t make_candidates(void) {
   return below(2) ? edges[below(sizeof edges / sizeof *edges)] : 1 + below(LIMIT_CANDIDATES_MAX);
 }
 
-static uint32_t run_round(struct gpu *gpu, struct gpu_scan *scan, uint32_t *jobs_done) {
-  static struct columns columns[4];
+/* Scans of some of the columns; returns how many were wrong. */
+static uint32_t run_scan(struct gpu_scan *scan, const struct columns *columns, uint32_t heads, uint32_t *jobs_done) {
   static struct query queries[JOBS_MAX];
   struct gpu_scan_job jobs[JOBS_MAX];
   uint32_t of[JOBS_MAX], candidates = make_candidates(), wrong = 0;
-  uint32_t heads = 1 + below(4), job_count = below(4) ? 1 + below(9) : 1 + below(JOBS_MAX);
+  uint32_t job_count = below(4) ? 1 + below(9) : 1 + below(JOBS_MAX);
   enum lookup_mode mode = below(2) ? LOOKUP_HAMMING : LOOKUP_WEIGHTED;
-  for (uint32_t h = 0; h < heads; h++)
-    make_columns(gpu, &columns[h], NULL);
   for (uint32_t j = 0; j < job_count; j++) {
     of[j] = below(heads);
     uint32_t count = columns[of[j]].count, begin = below(3) ? 0 : below(count + 1);
@@ -189,11 +187,22 @@ static uint32_t run_round(struct gpu *gpu, struct gpu_scan *scan, uint32_t *jobs
     memcpy(keys, found + (size_t)j * candidates, candidates * sizeof *keys);
     wrong += !check_job(&columns[of[j]], &jobs[j], mode, candidates, keys, counts[j], wanted);
   }
-  for (uint32_t h = 0; h < heads; h++)
-    free_columns(&columns[h], NULL);
   free(keys);
   free(wanted);
   *jobs_done += job_count;
+  return wrong;
+}
+
+/* New columns, which several scans go over: each leaves a hint for the next, which may be of any use or none. */
+static uint32_t run_round(struct gpu *gpu, struct gpu_scan *scan, uint32_t *jobs_done) {
+  static struct columns columns[4];
+  uint32_t heads = 1 + below(4), wrong = 0;
+  for (uint32_t h = 0; h < heads; h++)
+    make_columns(gpu, &columns[h], NULL);
+  for (uint32_t scans = 1 + below(4); scans > 0; scans--)
+    wrong += run_scan(scan, columns, heads, jobs_done);
+  for (uint32_t h = 0; h < heads; h++)
+    free_columns(&columns[h], NULL);
   return wrong;
 }
 
