@@ -3,15 +3,19 @@
 //
 // Scans on a GPU against reading its memory, in one run. The signatures of 32 layers take turns, which are far more
 // than its caches hold.
+#include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "retrieval/cuda/gpu.h"
+#include "retrieval/lookup.h"
 #include "tools/bench/bench.h"
 #include "tools/bench/columns.h"
 #include "tools/bench/device.h"
 #include "tools/bench/measure.h"
+#include "tools/demo/process.h"
 
 #ifdef COLDKV_CUDA
 #include "tools/bench/gpu_read.h"
@@ -20,6 +24,7 @@ enum {
   LAYERS = 32, /* Llama 3.1 8B */
   HEADS = 8,
   ROWS_MAX = 4, /* query heads of one kv head */
+  QUERY_SETS = 7, /* that take turns, so that no scan of a layer has the query of its last one */
   TOKENS = 1 << 20,
   CANDIDATES = 1024,
   TURNS = 10, /* each goes over all layers */
@@ -33,12 +38,14 @@ struct bench {
   struct gpu *gpu;
   struct gpu_scan *scan;
   struct gpu_columns *columns[LAYERS][HEADS];
-  struct query queries[HEADS * ROWS_MAX];
+  struct query queries[QUERY_SETS][HEADS * ROWS_MAX];
+  uint32_t turn;
   uint8_t *pool; /* GPU memory for the loops that only read */
   uint32_t *sink;
   cudaEvent_t begin, end;
   uint32_t turns;
   double samples[SAMPLES_MAX];
+  double scan_s[2]; /* of one layer, best 1024, by mode */
 };
 
 /* --- data -------------------------------------------------------------------------------------------------------- */
@@ -65,10 +72,11 @@ static int upload(struct bench *bench, struct error *error) {
   cudaDeviceSynchronize();
   free(signature);
   free(k_scale);
-  for (uint32_t r = 0; r < HEADS * ROWS_MAX && !result; r++) {
+  for (uint32_t r = 0; r < QUERY_SETS * HEADS * ROWS_MAX && !result; r++) {
     float row[RECORD_SIGNATURE_BITS];
+    struct query *query = &bench->queries[r / (HEADS * ROWS_MAX)][r % (HEADS * ROWS_MAX)];
     random_query(&state, row);
-    if (!query_prepare_c(&bench->queries[r], LIMIT_HEAD_DIM_MAX, (const uint8_t *)row))
+    if (!query_prepare_c(query, LIMIT_HEAD_DIM_MAX, (const uint8_t *)row))
       result = error_set(error, ERR_INTERNAL, "a random query is not finite");
   }
   return result;
@@ -158,8 +166,9 @@ static double time_read(struct bench *bench, size_t bytes, int *best) {
 static int start_layer(struct bench *bench, enum lookup_mode mode, uint32_t layer, uint32_t rows, uint32_t candidates,
                        struct error *error) {
   struct gpu_scan_job jobs[HEADS * ROWS_MAX];
+  const struct query *queries = bench->queries[bench->turn++ % QUERY_SETS];
   for (uint32_t i = 0; i < HEADS * rows; i++)
-    jobs[i] = (struct gpu_scan_job){bench->columns[layer][i / rows], &bench->queries[i], 0, TOKENS};
+    jobs[i] = (struct gpu_scan_job){bench->columns[layer][i / rows], &queries[i], 0, TOKENS};
   return gpu_scan_start(bench->scan, mode, jobs, HEADS * rows, candidates, NULL, error);
 }
 
@@ -223,6 +232,8 @@ static int print_layer(struct bench *bench, struct bench_output *output, enum lo
     snprintf(name, sizeof name, "%s%s_us", hamming ? "hamming" : "weighted", cases[i].name);
     snprintf(what, sizeof what, "8 kv heads x 1M tokens, %u row%s each, best %u: %.1f MB", cases[i].rows,
              cases[i].rows > 1 ? "s" : "", cases[i].candidates, bytes / 1e6);
+    if (i == 0)
+      bench->scan_s[mode] = time;
     bench_figure(output, name, time * 1e6, what);
     snprintf(name, sizeof name, "%s%s_over_read", hamming ? "hamming" : "weighted", cases[i].name);
     bench_figure(output, name, bytes / time / rate,
@@ -243,6 +254,67 @@ static int print_token(struct bench *bench, struct bench_output *output, enum lo
                "32 layers x 8 heads x 1M tokens, layer by layer; wanted: at most 2");
   bench_figure(output, hamming ? "token_hamming_bound_ms" : "token_weighted_bound_ms", bytes / rate * 1e3,
                "reading as much alone");
+  return 0;
+}
+
+/* What a caller waits for one layer of 128k tokens, results in host memory. */
+static int print_wait(struct bench *bench, struct bench_output *output, struct error *error) {
+  enum { SHORT = 1 << 17 };
+  const uint32_t limits[] = {CANDIDATES, lookup_default_candidates(SHORT)};
+  for (size_t l = 0; l < sizeof limits / sizeof *limits; l++) {
+    uint32_t count = 0;
+    int result = 0;
+    char name[64];
+    for (uint32_t i = 0; i < SAMPLES_MAX && !result; i++) {
+      struct gpu_scan_job jobs[HEADS];
+      const uint64_t *keys;
+      const uint32_t *counts;
+      for (uint32_t h = 0; h < HEADS; h++)
+        jobs[h] = (struct gpu_scan_job){bench->columns[i % LAYERS][h], &bench->queries[i % QUERY_SETS][h],
+                                        i / LAYERS % (TOKENS / SHORT) * SHORT, SHORT};
+      double begin = now_s();
+      result = gpu_scan_start(bench->scan, LOOKUP_WEIGHTED, jobs, HEADS, limits[l], NULL, error);
+      if (!result)
+        result = gpu_scan_fetch(bench->scan, NULL, error);
+      if (!result)
+        result = gpu_scan_finish(bench->scan, &keys, &counts, error);
+      bench->samples[count] = now_s() - begin;
+      count += i >= 4;
+    }
+    if (result)
+      return result;
+    snprintf(name, sizeof name, "wait_128k_%u_us", limits[l]);
+    bench_figure(output, name, median(bench->samples, count) * 1e6,
+                 "8 kv heads x 128k tokens, weighted: from the call to candidates in host memory");
+  }
+  return 0;
+}
+
+/* The same in plain PyTorch, by a program that prints "name microseconds what it did" lines. */
+static int print_torch(struct bench *bench, struct bench_output *output, struct error *error) {
+  char script[PATH_MAX], command[PATH_MAX + 64], line[512], name[64], what[256];
+  int result = process_beside(script, "cuda_compare.py", error);
+  if (result)
+    return result;
+  snprintf(command, sizeof command, "python3 '%s' %d %d %d", script, HEADS, TOKENS, CANDIDATES);
+  fflush(stdout);
+  FILE *pipe = popen(command, "r");
+  if (!pipe)
+    return error_set_errno(error, errno, "%s: cannot be run", command);
+  while (fgets(line, sizeof line, pipe)) {
+    double us;
+    line[strcspn(line, "\n")] = 0;
+    if (sscanf(line, "%63s %lf %255[^\n]", name, &us, what) != 3)
+      continue;
+    bench_figure(output, name, us, what);
+    bool best = strcmp(name, "torch_weighted_us") == 0 || strcmp(name, "torch_hamming_us") == 0;
+    if (!best)
+      continue;
+    enum lookup_mode mode = strcmp(name, "torch_hamming_us") == 0 ? LOOKUP_HAMMING : LOOKUP_WEIGHTED;
+    bench_figure(output, mode == LOOKUP_HAMMING ? "hamming_over_torch" : "weighted_over_torch",
+                 us * 1e-6 / bench->scan_s[mode], "times as fast as that; wanted: 20");
+  }
+  pclose(pipe);
   return 0;
 }
 
@@ -270,6 +342,10 @@ static int run(const struct bench_options *options, struct bench *bench, struct 
     result = print_token(bench, output, LOOKUP_WEIGHTED, rate, error);
   if (!result)
     result = print_token(bench, output, LOOKUP_HAMMING, rate, error);
+  if (!result)
+    result = print_wait(bench, output, error);
+  if (!result)
+    result = print_torch(bench, output, error);
   return result ? result : bench_device(options->quick, rate, output, error);
 }
 

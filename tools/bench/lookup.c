@@ -30,7 +30,7 @@ enum {
 
 static const struct {
   uint32_t tokens, requests;
-} sizes[] = {{4096, 600}, {SHARE_TOKENS, 600}, {65536, 400}, {262144, 200}, {1048576, 200}};
+} sizes[] = {{4096, 600}, {SHARE_TOKENS, 600}, {65536, 400}, {131072, 600}, {262144, 200}, {1048576, 200}};
 enum { SIZES = sizeof sizes / sizeof *sizes, SIZES_QUICK = 3, QUICK_PART = 4 };
 
 struct query_row {
@@ -59,6 +59,7 @@ struct local {
 
 struct times {
   double socket[REQUESTS_MAX], local[REQUESTS_MAX];
+  double steady[REQUESTS_MAX]; /* through the socket, one after another */
   uint32_t count, tokens;
 };
 
@@ -169,6 +170,18 @@ static int run(struct peer *peer, struct local *local, struct times *times, stru
   return result;
 }
 
+/* With nothing between them, as an engine that waits for each sends them. */
+static int run_steadily(struct peer *peer, struct times *times, struct error *error) {
+  struct query_row queries[16];
+  struct msg_lookup_ok answer;
+  int result = 0;
+  for (uint32_t i = 0; i < 16 * KV_HEADS; i++)
+    random_query(&peer->state, queries[i / KV_HEADS].values[i % KV_HEADS]);
+  for (uint32_t i = 0; i < times->count && !result; i++)
+    result = look_up_there(peer, times->tokens, &queries[i % 16], &times->steady[i], &answer, error);
+  return result;
+}
+
 static void print(struct times *times, double read_rate, struct bench_output *output) {
   uint32_t tokens = times->tokens;
   char name[64], what[96];
@@ -180,6 +193,10 @@ static void print(struct times *times, double read_rate, struct bench_output *ou
   bench_figure(output, name, 1e6 * median(times->socket, times->count), what);
   snprintf(name, sizeof name, "lookup_%u_p99_us", tokens);
   bench_figure(output, name, 1e6 * quantile(times->socket, times->count, 0.99), "us, 99 of 100 take at most that");
+  snprintf(name, sizeof name, "lookup_%u_steady_p50_us", tokens);
+  bench_figure(output, name, 1e6 * median(times->steady, times->count), "us, median of one after another");
+  snprintf(name, sizeof name, "lookup_%u_steady_p99_us", tokens);
+  bench_figure(output, name, 1e6 * quantile(times->steady, times->count, 0.99), "us, 99 of 100 of these");
   snprintf(name, sizeof name, "lookup_%u_here_us", tokens);
   bench_figure(output, name, 1e6 * here, "us, the same lookups in one process, median");
   snprintf(name, sizeof name, "lookup_%u_gb_s", tokens);
@@ -202,6 +219,8 @@ static int measure(struct peer *peer, struct local *local, struct times *times, 
     result = local_open(local, peer->service.data, error);
   if (!result)
     result = run(peer, local, times, error);
+  if (!result)
+    result = run_steadily(peer, times, error);
   local_close(local);
   if (!result)
     print(times, local->read_rate, output);
@@ -216,6 +235,8 @@ int bench_lookup(const struct bench_options *options, struct bench_output *outpu
   bench_text(output, "kernel", lookup_kernel_name(), "kernels in use");
   bench_integer(output, "kv_heads", KV_HEADS, "of head_dim 128; one row each, k = 64, weighted, default C");
   int result = peer_start(&peer, options, 1, KV_HEADS, HEAD_DIM, error);
+  if (!result)
+    bench_text(output, "backend", peer.backend, "of the daemon");
   if (!result)
     result = read_measure(output, &local.read_rate, error);
   if (!result)

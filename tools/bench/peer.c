@@ -3,6 +3,7 @@
 #include "tools/bench/peer.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -50,6 +51,8 @@ static int greet(struct peer *peer, struct error *error) {
   uint8_t id[LIMIT_ID_BYTES];
   int result = rpc_call(peer->rpc, METHOD_HELLO, &hello, &welcome, error);
   if (!result)
+    snprintf(peer->backend, sizeof peer->backend, "%.*s", (int)welcome.backend.size, (const char *)welcome.backend.data);
+  if (!result)
     result = rpc_call(peer->rpc, METHOD_MODEL_CALIBRATE, &peer->shape.model, &frozen, error);
   if (result)
     return result;
@@ -73,6 +76,8 @@ int peer_start(struct peer *peer, const struct bench_options *options, uint32_t 
     result = scratch_create(peer->scratch, error);
   if (!result)
     result = service_init(&peer->service, options->coldkvd, peer->scratch, NULL, error);
+  peer->service.backend = options->backend;
+  peer->service.spin_us = options->spin_us;
   if (!result)
     result = service_start(&peer->service, error);
   if (!result && rpc_connect(&peer->rpc, peer->service.socket, true, error))

@@ -22,6 +22,7 @@ void shape_finish(struct shape *shape);
 
 struct peer {
   struct service service;
+  char backend[16]; /* that lookups use */
   struct rpc_connection *rpc;
   struct shape shape;
   char scratch[PATH_MAX];

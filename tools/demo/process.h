@@ -26,6 +26,7 @@ struct service {
   char program[PATH_MAX]; /* coldkvd */
   char data[PATH_MAX], socket[PATH_MAX];
   char log[PATH_MAX]; /* gets what it prints */
+  const char *backend, *spin_us; /* its options of these names; NULL: its defaults */
   pid_t pid;          /* 0 while it does not run */
 };
 
