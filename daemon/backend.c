@@ -197,7 +197,7 @@ static int put_by(struct backend *backend, struct lookup_worker *worker, uint32_
   return result;
 }
 
-static int scan(struct backend *backend, struct survey *survey, struct backend_found *found, struct error *error) {
+static int start(struct backend *backend, struct survey *survey, struct backend_found *found, struct error *error) {
   struct request *request = survey->request;
   const struct msg_lookup *lookup = &request->params.lookup;
   const struct msg_geometry *geometry = conversation_geometry(request->session->conversation);
@@ -221,22 +221,17 @@ static int scan(struct backend *backend, struct survey *survey, struct backend_f
   mapped_guard_begin();
   int result = resident_start(backend->resident, &wanted, &found->found, error);
   mapped_guard_end();
-  if (result <= 0)
-    return result;
-  result = resident_finish(backend->resident, &found->found, error);
-  found->rows = (uint32_t)lookup->rows;
-  found->held = result == 0;
-  return result ? result : 1;
+  return result;
 }
 
-bool backend_scan(struct backend *backend, struct request *request, struct lookup_worker *worker,
-                  struct backend_found *found) {
+bool backend_start(struct backend *backend, struct request *request, struct lookup_worker *worker,
+                   struct backend_found *found) {
   const struct msg_lookup *lookup = &request->params.lookup;
   const struct msg_geometry *geometry = conversation_geometry(request->session->conversation);
   struct survey survey = {.request = request, .worker = worker};
   struct error error = {0};
   uint64_t end = view_count(request->view) < lookup->before ? view_count(request->view) : lookup->before;
-  *found = (struct backend_found){.held = false};
+  *found = (struct backend_found){.rows = (uint32_t)lookup->rows};
   if (!backend->resident || lookup->from >= end || end - lookup->from < backend->tokens_min ||
       geometry->kv_heads * lookup->rows > RESIDENT_JOBS_MAX)
     return false;
@@ -246,13 +241,23 @@ bool backend_scan(struct backend *backend, struct request *request, struct looku
   if (!result)
     result = prepare_queries(request, worker, &error);
   if (!result)
-    result = scan(backend, &survey, found, &error);
-  if (result > 0 && atomic_load(&request->session->warm) < SESSION_WARM &&
-      put_by(backend, worker, (uint32_t)geometry->kv_heads, found, &error))
-    result = -error.code;
+    result = start(backend, &survey, found, &error);
   if (result < 0)
     tell(backend, &error);
   return result > 0;
+}
+
+bool backend_finish(struct backend *backend, struct request *request, struct lookup_worker *worker,
+                    struct backend_found *found) {
+  struct error error = {0};
+  int result = resident_finish(backend->resident, &found->found, &error);
+  found->held = result == 0;
+  if (!result && atomic_load(&request->session->warm) < SESSION_WARM)
+    result = put_by(backend, worker, (uint32_t)conversation_geometry(request->session->conversation)->kv_heads, found,
+                    &error);
+  if (result)
+    tell(backend, &error);
+  return result == 0;
 }
 
 struct lookup_found backend_head(const struct backend_found *found, uint32_t head) {

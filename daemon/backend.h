@@ -44,12 +44,16 @@ void backend_stats(struct backend *backend, struct msg_stats *stats);
 /* The id of a conversation that is about to be deleted. False when there is none, or no GPU that may have it. */
 bool backend_id(struct request *request, const char *name, uint8_t id[LIMIT_ID_BYTES]);
 
-/* Runs the scan of all rows and kv heads of a lookup as far as the GPU has its signatures. Returns false when all is
- * left to the processor; otherwise backend_release is due. */
-bool backend_scan(struct backend *backend, struct request *request, struct lookup_worker *worker,
-                  struct backend_found *found);
+/* Starts the scan of all rows and kv heads of a lookup as far as the GPU has its signatures. Returns false when all is
+ * left to the processor; otherwise backend_finish is next. */
+bool backend_start(struct backend *backend, struct request *request, struct lookup_worker *worker,
+                   struct backend_found *found);
+/* Waits for the GPU. Returns false when it has failed, and all is left to the processor. */
+bool backend_finish(struct backend *backend, struct request *request, struct lookup_worker *worker,
+                    struct backend_found *found);
 /* What it found for one kv head. */
 struct lookup_found backend_head(const struct backend_found *found, uint32_t head);
+/* When none of it is needed any more; harmless when there is nothing. */
 void backend_release(struct backend *backend, const struct backend_found *found);
 
 #endif

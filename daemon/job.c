@@ -6,6 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Before a thread sleeps until the last tasks of its share have ended, which costs it more than these take as a rule. */
+enum { SHARE_SPINS = 1000 };
+
 int job_queue_init(struct job_queue *queue, struct error *error) {
   memset(queue, 0, sizeof *queue);
   if (pthread_mutex_init(&queue->lock, NULL))
@@ -36,13 +39,16 @@ void job_queue_put(struct job_queue *queue, struct job *job) {
   else
     queue->first = job;
   queue->last = job;
-  pthread_cond_signal(&queue->filled);
+  queue->posted++;
+  bool wake = ++queue->jobs > queue->spinners; /* one that spins takes one */
   pthread_mutex_unlock(&queue->lock);
+  if (wake)
+    pthread_cond_signal(&queue->filled);
 }
 
-/* Runs the next task of a share; the lock is given back meanwhile. The last task to begin takes the share off the list.
- * */
-static void run_task(struct job_queue *queue, struct job_share *share, void *worker) {
+/* Runs the next task of a share; the lock is given back meanwhile, and `wake` threads are woken first. The last task to
+ * begin takes the share off the list. */
+static void run_task(struct job_queue *queue, struct job_share *share, uint32_t wake, void *worker) {
   uint32_t index = share->begun++;
   if (share->begun == share->tasks) {
     struct job_share **link = &queue->shares;
@@ -51,25 +57,46 @@ static void run_task(struct job_queue *queue, struct job_share *share, void *wor
     *link = share->next;
   }
   pthread_mutex_unlock(&queue->lock);
+  for (uint32_t i = 0; i < wake; i++)
+    pthread_cond_signal(&queue->filled);
   share->task(share->context, index, worker);
   pthread_mutex_lock(&queue->lock);
   if (++share->ended == share->tasks)
     pthread_cond_broadcast(&queue->share_ended);
 }
 
+/* Gives the lock back until work comes or the time is over. */
+static void spin(struct job_queue *queue, uint64_t until_ns) {
+  uint32_t seen = queue->posted;
+  queue->spinners++;
+  pthread_mutex_unlock(&queue->lock);
+  while (queue->posted == seen && uv_hrtime() < until_ns)
+    job_pause();
+  pthread_mutex_lock(&queue->lock);
+  queue->spinners--;
+}
+
 /* Jobs come first: a share gets on without help, a job does not. */
 static void wait_filled(struct job_queue *queue, bool may_help, void *worker) {
+  uint64_t until_ns = may_help && queue->spin_ns ? uv_hrtime() + queue->spin_ns : 0;
   while (!queue->first && !queue->stopped) {
-    if (may_help && queue->shares)
-      run_task(queue, queue->shares, worker);
-    else
+    if (may_help && queue->shares) {
+      run_task(queue, queue->shares, 0, worker);
+      until_ns = queue->spin_ns ? uv_hrtime() + queue->spin_ns : 0;
+    } else if (until_ns && queue->spinners < queue->spinners_max && uv_hrtime() < until_ns) {
+      spin(queue, until_ns);
+    } else {
+      queue->sleepers += may_help;
       pthread_cond_wait(&queue->filled, &queue->lock);
+      queue->sleepers -= may_help;
+    }
   }
 }
 
 static struct job *unlink_all(struct job_queue *queue) {
   struct job *jobs = queue->first;
   queue->first = queue->last = NULL;
+  queue->jobs = 0;
   return jobs;
 }
 
@@ -78,6 +105,7 @@ struct job *job_queue_take(struct job_queue *queue, void *worker) {
   wait_filled(queue, true, worker);
   struct job *job = queue->first;
   if (job) {
+    queue->jobs--;
     queue->first = job->next;
     if (!queue->first)
       queue->last = NULL;
@@ -105,6 +133,7 @@ struct job *job_queue_grab(struct job_queue *queue) {
 void job_queue_stop(struct job_queue *queue) {
   pthread_mutex_lock(&queue->lock);
   queue->stopped = true;
+  queue->posted++;
   pthread_cond_broadcast(&queue->filled);
   pthread_mutex_unlock(&queue->lock);
 }
@@ -202,13 +231,27 @@ void job_pool_share(struct job_pool *pool, uint32_t tasks, void (*task)(void *co
   pthread_mutex_lock(&queue->lock);
   share.next = queue->shares;
   queue->shares = &share;
-  if (tasks > 1 && pool->thread_count > 1)
-    pthread_cond_broadcast(&queue->filled);
-  while (share.begun < share.tasks)
-    run_task(queue, &share, worker);
+  queue->posted++;
+  uint32_t wake = tasks - 1 > queue->spinners ? tasks - 1 - queue->spinners : 0;
+  wake = wake < queue->sleepers ? wake : queue->sleepers;
+  for (; share.begun < share.tasks; wake = 0) /* task 0 is always this thread's */
+    run_task(queue, &share, wake, worker);
+  if (share.ended < share.tasks) {
+    pthread_mutex_unlock(&queue->lock);
+    for (uint32_t i = 0; i < SHARE_SPINS && share.ended < share.tasks; i++)
+      job_pause();
+    pthread_mutex_lock(&queue->lock);
+  }
   while (share.ended < share.tasks)
     pthread_cond_wait(&queue->share_ended, &queue->lock);
   pthread_mutex_unlock(&queue->lock);
+}
+
+void job_pool_set_spin(struct job_pool *pool, uint64_t spin_us) {
+  pthread_mutex_lock(&pool->queue.lock);
+  pool->queue.spin_ns = spin_us * 1000;
+  pool->queue.spinners_max = pool->thread_count / 2 + 1;
+  pthread_mutex_unlock(&pool->queue.lock);
 }
 
 void job_pool_stop(struct job_pool *pool) {

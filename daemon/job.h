@@ -6,6 +6,7 @@
 #define COLDKV_DAEMON_JOB_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <uv.h>
 
@@ -24,7 +25,8 @@ struct job_share {
   struct job_share *next;
   void (*task)(void *context, uint32_t index, void *worker);
   void *context;
-  uint32_t tasks, begun, ended;
+  uint32_t tasks, begun;
+  _Atomic uint32_t ended; /* changes with the lock held */
 };
 
 /* First in, first out; any thread may put and take. */
@@ -34,6 +36,11 @@ struct job_queue {
   pthread_cond_t share_ended;
   struct job *first, *last;
   struct job_share *shares; /* with tasks that nobody has begun */
+  uint32_t jobs;            /* in the queue */
+  uint32_t sleepers, spinners; /* threads that wait and may take part in shares */
+  uint64_t spin_ns;         /* for so long they look for work before they sleep, */
+  uint32_t spinners_max;    /* so many at a time */
+  _Atomic uint32_t posted;  /* changes when work comes */
   bool stopped;
 };
 
@@ -47,6 +54,15 @@ struct job *job_queue_take_all(struct job_queue *queue);
 /* Takes everything without waiting; NULL when it is empty. */
 struct job *job_queue_grab(struct job_queue *queue);
 void job_queue_stop(struct job_queue *queue);
+
+/* For loops that wait a few microseconds for another thread. */
+static inline void job_pause(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  __asm__ volatile("" ::: "memory");
+#endif
+}
 
 /* The way back: jobs whose done() the loop calls in the order they were returned. */
 struct job_returns {
@@ -76,6 +92,9 @@ void job_pool_put(struct job_pool *pool, struct job *job);
  * that have no job to do, each with its own worker, and returns when all calls have. */
 void job_pool_share(struct job_pool *pool, uint32_t tasks, void (*task)(void *context, uint32_t index, void *worker),
                     void *context, void *worker);
+/* Threads that have nothing more to do look for work for so long before they sleep; 0, as at the start: not at all. At
+ * most half of them and one do, since others need processors, too. */
+void job_pool_set_spin(struct job_pool *pool, uint64_t spin_us);
 /* Lets queued jobs finish, then joins the threads. Harmless on a pool that was never started. */
 void job_pool_stop(struct job_pool *pool);
 

@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: The coldkv authors
 //
 // conversation.lookup, on the lookup threads.
+#include <sched.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
 
@@ -15,6 +16,8 @@
 #define HEAVY_NICE 10
 #define RESCORE_COST 16u /* of one candidate, in scores of the scan */
 #define GPU_GAIN 16u /* so many times less is to be done for a score that a GPU computes */
+#define GPU_SPINS 4096u /* before others have the processor */
+#define THREADS_PER_HEAD 4u /* waking so many for each head costs more than they save */
 #define SHARED_SCORES_MIN 32768u /* fewer are done before a second thread has woken up */
 
 int request_check_layer(struct request *request, uint64_t layer, uint64_t head) {
@@ -106,14 +109,18 @@ struct pool_team {
   void *worker;
 };
 
+/* Of a scan on the GPU. */
+enum gpu_state { GPU_NONE, GPU_PENDING, GPU_FOUND };
+
 /* One lookup, seen by all threads that take a part in it. */
 struct lookup_work {
   struct request *request;
   struct answer_layout layout;
   uint8_t *buffer; /* of the thread that answers */
   struct pool_team team;
-  const struct backend_found *found; /* by the GPU, or NULL */
-  bool by_range; /* heads one after another, each shared out to the team */
+  struct backend_found found; /* by the GPU */
+  atomic_int gpu;             /* enum gpu_state */
+  bool use_team; /* each head is shared out to it */
   struct msg_lookup_head *heads;
   _Atomic uint64_t scanned, missed; /* the same for each head: the scan pages of a layer are checked together */
   atomic_bool failed;
@@ -183,6 +190,17 @@ static int check_parts(struct request *request, const struct lookup_worker *work
   return result ? error_prefix(error, "lookup in \"%s\"", conversation_name(request->session->conversation)) : 0;
 }
 
+/* Whether the GPU has found something; another thread waits for it, and this has woken up meanwhile. */
+static bool wait_for_gpu(struct lookup_work *work) {
+  int state;
+  for (uint32_t i = 1; (state = atomic_load_explicit(&work->gpu, memory_order_acquire)) == GPU_PENDING; i++)
+    if (i % GPU_SPINS)
+      job_pause();
+    else
+      sched_yield();
+  return state == GPU_FOUND;
+}
+
 /* Runs one kv head into its place of the buffer. */
 static int lookup_head(struct lookup_work *work, uint32_t head, struct lookup_worker *worker, struct error *error) {
   struct request *request = work->request;
@@ -204,18 +222,18 @@ static int lookup_head(struct lookup_work *work, uint32_t head, struct lookup_wo
       .before = lookup->before,
       .queries = lookup->queries.data + (size_t)head * RECORD_SIGNATURE_BITS * sizeof(float),
       .row_stride = geometry->kv_heads * RECORD_SIGNATURE_BITS * sizeof(float),
-      .team = work->by_range ? &work->team.team : NULL,
+      .team = work->use_team ? &work->team.team : NULL,
   };
   struct lookup_found found;
-  if (work->found) {
-    found = backend_head(work->found, head);
-    wanted.found = &found;
-  }
   int result = lookup_worker_reserve_parts(worker, view_parts(request->view), error);
   if (result)
     return result;
   uint64_t missed;
   uint32_t parts = gather_parts(request, worker, head, &missed);
+  if (wait_for_gpu(work)) {
+    found = backend_head(&work->found, head);
+    wanted.found = &found;
+  }
   mapped_guard_begin();
   result = run_cold_or_warm(request, worker, &wanted, parts, &answer, error);
   mapped_guard_end();
@@ -242,6 +260,17 @@ static void head_task(void *context, uint32_t head, void *worker) {
     work->error = error;
 }
 
+/* The first task waits for the GPU, the others are the kv heads. */
+static void gpu_task(void *context, uint32_t index, void *worker) {
+  struct lookup_work *work = context;
+  if (index > 0) {
+    head_task(work, index - 1, worker);
+    return;
+  }
+  bool found = backend_finish(&work->request->server->backend, work->request, worker, &work->found);
+  atomic_store_explicit(&work->gpu, found ? GPU_FOUND : GPU_NONE, memory_order_release);
+}
+
 /* --- all kv heads ------------------------------------------------------------------------------------------------ */
 
 struct lane_call {
@@ -264,8 +293,26 @@ static void run_lanes(const struct lookup_team *team, uint32_t tasks, void (*tas
   job_pool_share(pool_team->pool, tasks, lane_task, &call, pool_team->worker);
 }
 
-/* Heavy lookups, and short ones, stay on this thread. Longer ones are shared out by kv head; where there are fewer of
- * these than threads, head after head is, by range, unless a GPU has scanned most of that. */
+static void set_team(struct lookup_work *work, uint32_t lanes, struct lookup_worker *worker) {
+  struct job_pool *pool = &work->request->server->lookups;
+  work->team = (struct pool_team){.team = {.lanes = lanes, .run = run_lanes}, .pool = pool, .worker = worker};
+  work->use_team = lanes > 1;
+}
+
+/* With the GPU at work: the threads that help wake up meanwhile. */
+static void run_heads_after_gpu(struct lookup_work *work, uint32_t heads, struct lookup_worker *worker) {
+  struct job_pool *pool = &work->request->server->lookups;
+  atomic_store(&work->gpu, GPU_PENDING);
+  if (!work->request->heavy) {
+    job_pool_share(pool, heads + 1, gpu_task, work, worker);
+    return;
+  }
+  for (uint32_t index = 0; index <= heads; index++)
+    gpu_task(work, index, worker);
+}
+
+/* Heavy lookups, and short ones, stay on this thread. Longer ones are shared out by kv head; where there are far fewer of
+ * these than threads, head after head is, by range. */
 static void run_heads(struct lookup_work *work, uint32_t heads, struct lookup_worker *worker) {
   struct job_pool *pool = &work->request->server->lookups;
   uint64_t scores = view_count(work->request->view) * heads * work->request->params.lookup.rows;
@@ -274,13 +321,11 @@ static void run_heads(struct lookup_work *work, uint32_t heads, struct lookup_wo
       head_task(work, head, worker);
     return;
   }
-  if (scores >= SHARED_SCORES_MIN && (heads >= pool->thread_count || (work->found && heads > 1))) {
+  if (scores >= SHARED_SCORES_MIN && heads * THREADS_PER_HEAD >= pool->thread_count) {
     job_pool_share(pool, heads, head_task, work, worker);
     return;
   }
-  work->team = (struct pool_team){
-      .team = {.lanes = pool->thread_count, .run = run_lanes}, .pool = pool, .worker = worker};
-  work->by_range = true;
+  set_team(work, pool->thread_count, worker);
   for (uint32_t head = 0; head < heads; head++)
     head_task(work, head, worker);
 }
@@ -300,11 +345,11 @@ void lookup_run_job(struct job *job, void *worker_state) {
     return;
   work.buffer = worker->buffer;
   struct backend *backend = &request->server->backend;
-  struct backend_found found;
-  work.found = backend_scan(backend, request, worker, &found) ? &found : NULL;
-  run_heads(&work, heads, worker);
-  if (work.found)
-    backend_release(backend, work.found);
+  if (backend_start(backend, request, worker, &work.found))
+    run_heads_after_gpu(&work, heads, worker);
+  else
+    run_heads(&work, heads, worker);
+  backend_release(backend, &work.found);
   if (work.failed) {
     request->error = work.error;
     return;

@@ -21,6 +21,7 @@
 #define CONNECTIONS_MAX 65536u
 #define USER_COUNT_MAX 1000000u
 #define TIMEOUT_S_MAX 86400u
+#define SPIN_US_MAX 1000000u
 
 const char *const durability_names[3] = {"always", "interval", "none"};
 
@@ -38,6 +39,8 @@ static const char help[] =
     "                        none: sync only when a conversation is closed or a segment is sealed\n"
     "  --interval-ms N       time between syncs of durability \"interval\" (default 1000)\n"
     "  --threads N           threads for lookups (default: one per processor)\n"
+    "  --spin-us N           look for work for so long before sleeping, which costs processor time and saves the time\n"
+    "                        that waking takes (default 0)\n"
     "  --backend WHICH       auto: scan on an NVIDIA GPU if there is one that works (default); cpu: never;\n"
     "                        cuda: do not start without one\n"
     "  --vram-limit N        MiB of the GPU's memory for signatures of conversations; 0: half of it (default)\n"
@@ -116,6 +119,7 @@ static const struct number_option {
   uint64_t min, max, initial;
 } numbers[] = {
     NUMBER("threads", threads, 1, THREADS_MAX, 1),
+    NUMBER("spin-us", spin_us, 0, SPIN_US_MAX, 0),
     NUMBER("vram-limit", vram_limit, 0, MEMORY_MB_MAX, 0),
     NUMBER("gpu-tokens-min", gpu_tokens_min, 1, UINT32_MAX, 16384),
     NUMBER("interval-ms", interval_ms, 1, INTERVAL_MS_MAX, 1000),
@@ -274,6 +278,7 @@ int options_read(struct options *options, int argc, char **argv, struct error *e
       {"socket", required_argument, NULL, 'o'},
       {"durability", required_argument, NULL, 'o'},
       {"threads", required_argument, NULL, 'o'},
+      {"spin-us", required_argument, NULL, 'o'},
       {"backend", required_argument, NULL, 'o'},
       {"vram-limit", required_argument, NULL, 'o'},
       {"gpu-tokens-min", required_argument, NULL, 'o'},

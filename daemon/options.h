@@ -28,6 +28,7 @@ struct options {
   char data[PATH_MAX], socket[PATH_MAX];
   enum durability durability;
   unsigned threads;        /* for lookups */
+  uint64_t spin_us;        /* idle threads look for work for so long before they sleep */
   enum backend_choice backend;
   uint64_t vram_limit;     /* MiB of the GPU's memory for signatures; 0: half of it */
   uint64_t gpu_tokens_min; /* lookups over fewer are the processor's */

@@ -69,6 +69,7 @@ int request_start(struct connection *connection, uint8_t *bytes, size_t size, ui
   }
   connection_request_begun(connection, request->charge);
   atomic_fetch_add(&connection->server->counters.requests, 1);
+  server_stay_awake(connection->server);
   if (read_params(request))
     request_finish(request);
   else
@@ -88,6 +89,7 @@ void request_finish(struct request *request) {
       request->reply.size = 0;
   }
   request_effect_done(request);
+  server_stay_awake(request->server);
   if (request->reply.size)
     connection_send(connection, &request->reply);
   else

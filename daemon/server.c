@@ -52,6 +52,19 @@ void server_job_returned(struct server *server) {
 
 static void on_interval(uv_timer_t *timer) { session_sync_all(timer->data); }
 
+static void on_spin(uv_idle_t *spin) {
+  struct server *server = spin->data;
+  if (uv_hrtime() - server->active_ns > server->options->spin_us * 1000)
+    uv_idle_stop(spin);
+}
+
+void server_stay_awake(struct server *server) {
+  if (!server->options->spin_us || server->stopping)
+    return;
+  server->active_ns = uv_hrtime();
+  uv_idle_start(&server->spin, on_spin);
+}
+
 static void on_tick(uv_timer_t *timer) {
   struct server *server = timer->data;
   for (struct connection *connection = server->connections, *next; connection; connection = next) {
@@ -91,6 +104,7 @@ void server_stop(struct server *server) {
     return;
   uv_close((uv_handle_t *)&server->interval, NULL);
   uv_close((uv_handle_t *)&server->tick, NULL);
+  uv_close((uv_handle_t *)&server->spin, NULL);
   budget_finish(server);
   uv_close((uv_handle_t *)&server->on_term, NULL);
   uv_close((uv_handle_t *)&server->on_int, NULL);
@@ -124,6 +138,8 @@ static int start_lookups(struct server *server, void **workers, struct error *er
   }
   if (!result)
     result = job_pool_start(&server->lookups, threads, workers, &server->returns, error);
+  if (!result)
+    job_pool_set_spin(&server->lookups, server->options->spin_us);
   return result ? result : job_pool_start(&server->heavy_lookups, threads, workers + threads, &server->returns, error);
 }
 
@@ -143,9 +159,10 @@ static void init_handles(struct server *server) {
   uv_signal_init(&server->loop, &server->on_int);
   uv_timer_init(&server->loop, &server->interval);
   uv_timer_init(&server->loop, &server->tick);
+  uv_idle_init(&server->loop, &server->spin);
   budget_init(server);
   reads_init(server);
-  server->tick.data = server->on_term.data = server->on_int.data = server->interval.data = server;
+  server->spin.data = server->tick.data = server->on_term.data = server->on_int.data = server->interval.data = server;
 }
 
 static void announce(struct server *server) {

@@ -48,6 +48,8 @@ struct server {
   uv_timer_t interval; /* durability "interval" */
   uv_timer_t tick;     /* looks for clients that keep the daemon waiting */
   uint64_t tick_ms;
+  uv_idle_t spin; /* keeps the loop from sleeping for a while; see options.h */
+  uint64_t active_ns;
   uint64_t started_ns;
 
   struct archive *archive;
@@ -86,6 +88,9 @@ void server_lookup(struct server *server, struct job *job, bool heavy);
 void server_background(struct server *server, struct job *job);
 /* Every done() of such a job begins with this. */
 void server_job_returned(struct server *server);
+
+/* Something has come in or gone out: the loop does not sleep for a while, if the options say so. */
+void server_stay_awake(struct server *server);
 
 /* Begins a clean stop, or takes its next step: no new connections or requests, answers to what is under way, everything
  * synced and closed. */

@@ -119,6 +119,25 @@ static void put_keys(struct select *select, const uint64_t *keys, uint32_t count
   select->count += count;
 }
 
+/* The same for keys in no order: roughly by ordinal, since rescoring in the order of memory is much faster. */
+static void put_unordered(struct select *select, const uint64_t *keys, uint32_t count, uint32_t ordinals) {
+  enum { BUCKETS = 2048 };
+  uint32_t ends[BUCKETS] = {0}, shift = 0, sum = 0;
+  while ((ordinals - 1) >> shift >= BUCKETS)
+    shift++;
+  for (uint32_t i = 0; i < count; i++)
+    ends[select_key_ordinal(keys[i]) >> shift]++;
+  for (uint32_t b = 0; b < BUCKETS; b++) {
+    uint32_t size = ends[b];
+    ends[b] = sum;
+    sum += size;
+  }
+  uint64_t *to = select->keys + select->count;
+  for (uint32_t i = 0; i < count; i++)
+    to[ends[select_key_ordinal(keys[i]) >> shift]++] = keys[i];
+  select->count += count;
+}
+
 /* The best of all lanes and of what was given for a row, which is number `given_row` of the lookup. */
 static void merge_row(struct lookup_scratch *scratch, const struct shares *shares, uint32_t row, uint32_t given_row) {
   const struct lookup_found *given = scratch->given;
@@ -127,7 +146,7 @@ static void merge_row(struct lookup_scratch *scratch, const struct shares *share
   found->keys = (uint64_t *)scratch->merged.data + row * merged_keys(scratch, candidates);
   found->count = 0;
   if (given)
-    put_keys(found, given->keys + (size_t)given_row * given->candidates, given->counts[given_row]);
+    put_unordered(found, given->keys + (size_t)given_row * given->candidates, given->counts[given_row], given->count);
   for (uint32_t i = 0; i < shares->lane_count; i++)
     put_keys(found, shares->lanes[i].selects[row].keys, shares->lanes[i].selects[row].count);
   if (found->count > candidates) {

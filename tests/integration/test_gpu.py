@@ -20,7 +20,7 @@ COUNT = 9000
 class Gpu(WithDaemon):
     """`client` speaks to a daemon on the processor, `other` to one with a GPU; both have the same records."""
     options = ("--backend", "cpu", "--scrub-mb-s", "0", "--durability", "none")
-    gpu_options = ("--backend", "cuda", "--gpu-tokens-min", "1000", *options[2:])
+    gpu_options = ("--backend", "cuda", "--gpu-tokens-min", "1000", "--spin-us", "200", *options[2:])
 
     def setUp(self):
         super().setUp()
