@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Before a thread sleeps until the last tasks of its share have ended, which costs it more than these take as a rule. */
+/* Before a thread sleeps until the last tasks of its share have ended, which takes longer than they do as a rule. */
 enum { SHARE_SPINS = 1000 };
 
 int job_queue_init(struct job_queue *queue, struct error *error) {

@@ -311,8 +311,8 @@ static void run_heads_after_gpu(struct lookup_work *work, uint32_t heads, struct
     gpu_task(work, index, worker);
 }
 
-/* Heavy lookups, and short ones, stay on this thread. Longer ones are shared out by kv head; where there are far fewer of
- * these than threads, head after head is, by range. */
+/* Heavy lookups, and short ones, stay on this thread. Longer ones are shared out by kv head; where there are far fewer
+ * of these than threads, head after head is, by range. */
 static void run_heads(struct lookup_work *work, uint32_t heads, struct lookup_worker *worker) {
   struct job_pool *pool = &work->request->server->lookups;
   uint64_t scores = view_count(work->request->view) * heads * work->request->params.lookup.rows;

@@ -6,7 +6,8 @@
 //
 // All work goes to the stream that the caller gives (a cudaStream_t, NULL for the default one) and nothing here waits
 // for the GPU except gpu_scan_finish, gpu_columns_append and the functions that destroy. Who uses several streams puts
-// them in order: a scan has to come after the appends to its columns, and before their next scan. One object is used by one thread at a time.
+// them in order: a scan has to come after the appends to its columns, and before their next scan. One object is used by
+// one thread at a time.
 //
 // Built without CUDA, or on a machine with no driver or GPU, gpu_create says so and the processor does the work.
 #ifndef COLDKV_RETRIEVAL_CUDA_GPU_H

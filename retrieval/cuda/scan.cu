@@ -5,8 +5,8 @@
 //  1. score the first records of their share, a sample, and count the scores together by classes;
 //  2. learn the limit that a little more than C records should reach, and go over the share once, keeping what does;
 //  3. the last one to end selects the best C among what was kept.
-// Of columns that were scanned before there is a hint: how high the last of the best C was then, in terms of the query's
-// size. It stands for 1; when it misleads, 1 to 3 follow.
+// Of columns that were scanned before there is a hint: how high the last of the best C was then, in terms of the
+// query's size. It stands for 1; when it misleads, 1 to 3 follow.
 // When what was kept is not enough or too much, since the sample misled or too many scores are equal, they count all
 // keys digit by digit instead, until they know a bound that enough and not too many keep below; then 2 and 3 again. So
 // the answer never depends on the sample. Blocks wait for each other, so all of them have to run at a time.

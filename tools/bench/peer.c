@@ -51,7 +51,8 @@ static int greet(struct peer *peer, struct error *error) {
   uint8_t id[LIMIT_ID_BYTES];
   int result = rpc_call(peer->rpc, METHOD_HELLO, &hello, &welcome, error);
   if (!result)
-    snprintf(peer->backend, sizeof peer->backend, "%.*s", (int)welcome.backend.size, (const char *)welcome.backend.data);
+    snprintf(peer->backend, sizeof peer->backend, "%.*s", (int)welcome.backend.size,
+             (const char *)welcome.backend.data);
   if (!result)
     result = rpc_call(peer->rpc, METHOD_MODEL_CALIBRATE, &peer->shape.model, &frozen, error);
   if (result)
