@@ -9,8 +9,15 @@
 
 namespace {
 
-enum { HALVES = 8, THREADS = 16 * HALVES, KEYS = 4 /* of a half at once */, STEP = HALVES * KEYS,
+enum { HALVES = 16, THREADS = 16 * HALVES, KEYS = 2 /* of a half at once */, STEP = HALVES * KEYS,
        SPLITS_MAX = 64, ALL = 0xffffffff };
+
+/* 2^x, to 2 units in the last place. */
+__device__ __forceinline__ float power(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 
 /* What a block works on. */
 struct Share {
@@ -36,37 +43,44 @@ __device__ __forceinline__ Share share_of(const cuda_attend_job &job) {
   return share;
 }
 
-/* Four keys and values of a half, as they lie in memory, and which of them are slots that have to be rotated. */
+/* Some keys and values of a half, as they lie in memory. */
 template <typename T> struct Batch {
   Eight<T> keys[KEYS], values[KEYS];
 
+  __device__ __forceinline__ void take(int i, const void *key, const void *value, size_t at, bool there) {
+    keys[i].clear();
+    values[i].clear();
+    if (there) {
+      keys[i].load(static_cast<const T *>(key) + at);
+      values[i].load(static_cast<const T *>(value) + at);
+    }
+  }
+
   __device__ __forceinline__ void load(const cuda_attend_job &job, const Share &share, uint32_t base, uint32_t half,
                                        uint32_t lane) {
-    uint32_t d = job.shape.d;
+    uint32_t d = job.shape.d, places[KEYS];
+    if (!share.far) {
+#pragma unroll
+      for (int i = 0; i < KEYS; i++) {
+        uint32_t at = base + i * HALVES + half, vector = share.head * CUDA_RING + (job.hot_start + at) % CUDA_RING;
+        take(i, job.hot.rotated, job.hot.values, static_cast<size_t>(vector) * d + lane * 8, at < share.end && lane * 8 < d);
+      }
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < KEYS; i++) { /* first the places, all at once, whether the row has so many or not */
+      uint32_t slot = base + i * HALVES + half - job.sinks;
+      bool there = base + i * HALVES + half >= job.sinks && slot < job.k;
+      places[i] = there ? job.index[(share.row * job.shape.heads + share.head) * job.k + slot] : 0;
+    }
+    uint32_t start = job.k ? job.starts[share.head] : 0;
 #pragma unroll
     for (int i = 0; i < KEYS; i++) {
       uint32_t at = base + i * HALVES + half;
-      if (at >= share.end || lane * 8 >= d) {
-        keys[i].clear();
-        values[i].clear();
-        continue;
-      }
-      const void *key = job.hot.rotated, *value = job.hot.values;
-      size_t vector;
-      if (!share.far) {
-        vector = static_cast<size_t>(share.head) * CUDA_RING + (job.hot_start + at) % CUDA_RING;
-      } else if (at < job.sinks) {
-        key = job.hot.sink_keys;
-        value = job.hot.sink_values;
-        vector = share.head * CUDA_SINKS + at;
-      } else {
-        size_t cell = (static_cast<size_t>(share.row) * job.shape.heads + share.head) * job.k + at - job.sinks;
-        key = job.slot_keys;
-        value = job.slot_values;
-        vector = job.starts[share.head] + job.index[cell];
-      }
-      keys[i].load(static_cast<const T *>(key) + vector * d + lane * 8);
-      values[i].load(static_cast<const T *>(value) + vector * d + lane * 8);
+      bool sink = at < job.sinks;
+      uint32_t vector = sink ? share.head * CUDA_SINKS + at : start + places[i];
+      take(i, sink ? job.hot.sink_keys : job.slot_keys, sink ? job.hot.sink_values : job.slot_values,
+           static_cast<size_t>(vector) * d + lane * 8, at < share.end && lane * 8 < d);
     }
   }
 };
@@ -119,7 +133,7 @@ __device__ __forceinline__ void rotate_slot(const cuda_attend_job &job, uint32_t
   __syncwarp();
 }
 
-template <typename T, int Q>
+template <typename T, int Q, bool ROTATE>
 __device__ __forceinline__ void take(const cuda_attend_job &job, const Share &share, const Batch<T> &batch,
                                      uint32_t base, const float (*query)[8], float *x, Found<Q> &found, uint32_t half,
                                      uint32_t lane) {
@@ -129,7 +143,7 @@ __device__ __forceinline__ void take(const cuda_attend_job &job, const Share &sh
     uint32_t at = base + i * HALVES + half;
     float key[8];
     batch.keys[i].widen_to(key);
-    if (share.far && job.packed && !job.slots_rotated)
+    if (ROTATE && share.far)
       rotate_slot(job, at, at >= job.sinks && at < share.end, key, x, lane);
 #pragma unroll
     for (int q = 0; q < Q; q++) {
@@ -149,7 +163,7 @@ __device__ __forceinline__ void take(const cuda_attend_job &job, const Share &sh
 #pragma unroll
     for (int i = 0; i < KEYS; i++)
       top = fmaxf(top, scores[i][q]);
-    float before = top == -INFINITY ? 0 : exp2f(found.top[q] - top);
+    float before = top == -INFINITY ? 0 : power(found.top[q] - top);
     found.top[q] = top;
     found.sum[q] *= before;
 #pragma unroll
@@ -157,7 +171,7 @@ __device__ __forceinline__ void take(const cuda_attend_job &job, const Share &sh
       found.values[q][c] *= before;
 #pragma unroll
     for (int i = 0; i < KEYS; i++) {
-      scores[i][q] = scores[i][q] == -INFINITY ? 0 : exp2f(scores[i][q] - top);
+      scores[i][q] = scores[i][q] == -INFINITY ? 0 : power(scores[i][q] - top);
       found.sum[q] += scores[i][q];
     }
   }
@@ -181,54 +195,59 @@ template <int Q> struct __align__(16) Shared {
     float2 weights[SPLITS_MAX * Q];
   };
   float queries[Q][CUDA_D_MAX];
-  float top[HALVES][Q], sum[HALVES][Q];
+  float top[HALVES][Q], sum[HALVES][Q], weight[HALVES][Q];
   uint32_t last;
 };
 
-/* Four numbers of the result. */
+/* Two numbers of the result. */
 __device__ __forceinline__ void put_out(const cuda_attend_job &job, const Share &share, uint32_t q, uint32_t c,
-                                        float4 x, float sum) {
+                                        float2 x, float sum) {
   size_t heads = static_cast<size_t>(job.shape.heads) * job.shape.group;
   size_t at = (share.row * heads + share.head * job.shape.group + share.query + q) * job.shape.d + c;
   if (q >= share.queries)
     return;
-  store_any(job.out, job.type, at, x.x / sum);
-  store_any(job.out, job.type, at + 1, x.y / sum);
-  store_any(job.out, job.type, at + 2, x.z / sum);
-  store_any(job.out, job.type, at + 3, x.w / sum);
+  float part = 1 / sum;
+  store_any(job.out, job.type, at, x.x * part);
+  store_any(job.out, job.type, at + 1, x.y * part);
 }
 
-__device__ __forceinline__ void add(float4 &sum, float weight, float4 x) {
-  sum.x += weight * x.x;
-  sum.y += weight * x.y;
-  sum.z += weight * x.z;
-  sum.w += weight * x.w;
-}
-
-__device__ __forceinline__ float weight_of(float top, float most) { return top == -INFINITY ? 0 : exp2f(top - most); }
+__device__ __forceinline__ float weight_of(float top, float most) { return top == -INFINITY ? 0 : power(top - most); }
 
 /* Adds up the halves of the block: for other blocks to see, or, where there are none, the result. */
 template <int Q>
-__device__ __forceinline__ void add_halves(const cuda_attend_job &job, const Share &share, const Shared<Q> &shared,
+__device__ __forceinline__ void add_halves(const cuda_attend_job &job, const Share &share, Shared<Q> &shared,
                                            float *values, float2 *weights, bool alone) {
   uint32_t d = job.shape.d;
-  for (uint32_t at = 4 * threadIdx.x; at < Q * d; at += 4 * THREADS) {
-    uint32_t q = at / d, c = at % d;
-    float top = -INFINITY, sum = 0;
-    float4 value = make_float4(0, 0, 0, 0);
+  if (threadIdx.x < HALVES * Q) { /* the weight of every half, once */
+    uint32_t q = threadIdx.x % Q, half = threadIdx.x / Q;
+    float top = -INFINITY;
 #pragma unroll
     for (int h = 0; h < HALVES; h++)
       top = fmaxf(top, shared.top[h][q]);
+    shared.weight[half][q] = weight_of(shared.top[half][q], top);
+  }
+  __syncthreads();
+  for (uint32_t at = 2 * threadIdx.x; at < Q * d; at += 2 * THREADS) {
+    uint32_t q = at / d, c = at % d;
+    float top = -INFINITY, sum = 0;
+    float2 value = make_float2(0, 0);
 #pragma unroll
     for (int h = 0; h < HALVES; h++) {
-      float weight = weight_of(shared.top[h][q], top);
-      sum += weight * shared.sum[h][q];
-      add(value, weight, *reinterpret_cast<const float4 *>(&shared.values[h][q][c]));
+      float weight = shared.weight[h][q];
+      float2 x = *reinterpret_cast<const float2 *>(&shared.values[h][q][c]);
+      value.x += weight * x.x;
+      value.y += weight * x.y;
     }
+    if (alone || c == 0)
+#pragma unroll 4
+      for (int h = 0; h < HALVES; h++) {
+        sum += shared.weight[h][q] * shared.sum[h][q];
+        top = fmaxf(top, shared.top[h][q]);
+      }
     if (alone)
       put_out(job, share, q, c, value, sum);
     else
-      *reinterpret_cast<float4 *>(values + at) = value;
+      *reinterpret_cast<float2 *>(values + at) = value;
     if (!alone && c == 0)
       weights[q] = make_float2(top, sum);
   }
@@ -242,17 +261,21 @@ __device__ __forceinline__ void add_blocks(const cuda_attend_job &job, const Sha
   for (uint32_t i = threadIdx.x; i < splits * Q; i += THREADS)
     shared.weights[i] = __ldcg(weights + i);
   __syncthreads();
-  for (uint32_t at = 4 * threadIdx.x; at < Q * d; at += 4 * THREADS) {
+  for (uint32_t at = 2 * threadIdx.x; at < Q * d; at += 2 * THREADS) {
     uint32_t q = at / d;
     float top = -INFINITY, sum = 0;
-    float4 value = make_float4(0, 0, 0, 0);
+    float2 value = make_float2(0, 0);
+#pragma unroll 4
     for (uint32_t s = 0; s < splits; s++)
       top = fmaxf(top, shared.weights[s * Q + q].x);
-#pragma unroll 12
+#pragma unroll 8
     for (uint32_t s = 0; s < splits; s++) {
-      float weight = weight_of(shared.weights[s * Q + q].x, top);
-      sum += weight * shared.weights[s * Q + q].y;
-      add(value, weight, __ldcg(reinterpret_cast<const float4 *>(values + static_cast<size_t>(s) * Q * d + at)));
+      float2 theirs = shared.weights[s * Q + q];
+      float2 x = __ldcg(reinterpret_cast<const float2 *>(values + s * Q * d + at));
+      float weight = weight_of(theirs.x, top);
+      sum += weight * theirs.y;
+      value.x += weight * x.x;
+      value.y += weight * x.y;
     }
     put_out(job, share, q, at % d, value, sum);
   }
@@ -272,7 +295,7 @@ template <int Q> __device__ __forceinline__ bool arrive(Shared<Q> &shared, uint3
   return shared.last;
 }
 
-template <typename T, int Q>
+template <typename T, int Q, bool ROTATE>
 __global__ void __launch_bounds__(THREADS) attend_kernel(const __grid_constant__ cuda_attend_job job) {
   __shared__ Shared<Q> shared;
   uint32_t half = threadIdx.x / 16, lane = threadIdx.x % 16, d = job.shape.d, splits = gridDim.x;
@@ -295,7 +318,7 @@ __global__ void __launch_bounds__(THREADS) attend_kernel(const __grid_constant__
   for (uint32_t base = share.begin; base < share.end; base += STEP) {
     if (base > share.begin)
       batch.load(job, share, base, half, lane);
-    take<T, Q>(job, share, batch, base, query, shared.slots[half], found, half, lane);
+    take<T, Q, ROTATE>(job, share, batch, base, query, shared.slots[half], found, half, lane);
   }
   __syncthreads(); /* shared.slots is done with */
 #pragma unroll
@@ -321,10 +344,15 @@ __global__ void __launch_bounds__(THREADS) attend_kernel(const __grid_constant__
 
 template <typename T> cudaError_t launch(const cuda_attend_job *job, cudaStream_t stream) {
   dim3 grid(job->plan.far_splits + job->plan.hot_splits, job->shape.heads, job->count * job->plan.tiles);
-  if (job->plan.tile == 1)
-    attend_kernel<T, 1><<<grid, THREADS, 0, stream>>>(*job);
+  bool rotate = job->slot_counts && job->packed && !job->slots_rotated; /* slots by their place in the row */
+  if (job->plan.tile == 1 && rotate)
+    attend_kernel<T, 1, true><<<grid, THREADS, 0, stream>>>(*job);
+  else if (job->plan.tile == 1)
+    attend_kernel<T, 1, false><<<grid, THREADS, 0, stream>>>(*job);
+  else if (rotate)
+    attend_kernel<T, 4, true><<<grid, THREADS, 0, stream>>>(*job);
   else
-    attend_kernel<T, 4><<<grid, THREADS, 0, stream>>>(*job);
+    attend_kernel<T, 4, false><<<grid, THREADS, 0, stream>>>(*job);
   return cudaGetLastError();
 }
 

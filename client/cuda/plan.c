@@ -8,7 +8,7 @@
 #include "proto/crc32c.h"
 
 enum {
-  KEYS_MIN = 32,          /* that a block of 8 half warps takes at once, four each */
+  KEYS_MIN = 32,          /* that a block of 16 half warps takes at once, two each */
   TILE_MAX = 4,           /* query heads of a block */
   BLOCKS_PER_PROCESSOR = 2,
   SPLITS_MAX = 48,        /* what a block can add up */

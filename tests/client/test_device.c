@@ -416,7 +416,7 @@ static void run_round(void) {
   uint64_t end = COLDKV_SINKS;
   if (below(4)) /* as after a resume: straight to a later place, far enough before for the hot window */
     end = 64 * (uint64_t)(1 + below(40));
-  uint64_t first = end, until = end + (end > COLDKV_SINKS ? 320 : below(400));
+  uint64_t first = end, until = end + (end > COLDKV_SINKS ? 320 : 1 + below(400));
   while (end < until) {
     uint32_t n = 1 + below(64);
     put_block(&p, end, n, rotated, false);

@@ -145,7 +145,7 @@ typedef cudaError_t work_fn(struct bench *b, uint32_t turn);
 
 static cudaError_t nothing(struct bench *b, uint32_t turn) {
   (void)turn;
-  return gpu_nothing_launch(96, 128, b->stream);
+  return gpu_nothing_launch(96, 256, b->stream);
 }
 
 static void fill_split(struct cuda_split *split, uint32_t bits) {
