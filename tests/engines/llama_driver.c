@@ -8,6 +8,7 @@
 //   ask DIGITS RETRIEVE FILE FROM COUNT   feeds a question, generates greedily, goes back  -> text
 //   logits OUT FILE FROM COUNT RETRIEVE   appends each token's logits, f32, to OUT         -> tokens
 //   write FILE SEED BYTES   filler, into a new file                                        -> 0
+//   rewind END                                                                            -> tokens
 //   sync | close | memory (resident KiB) | status
 // Arguments: model.gguf, the daemon's socket, threads. Bytes are tokens.
 #include <llama.h>
@@ -229,6 +230,9 @@ static bool obey(const char *verb, const char *arguments) {
     write_filler(arguments);
   } else if (strcmp(verb, "logits") == 0) {
     write_logits(arguments);
+  } else if (strcmp(verb, "rewind") == 0) {
+    if (coldkv_llama_rewind(memory, strtoull(arguments, NULL, 10)))
+      fail("rewind");
   } else if (strcmp(verb, "sync") == 0) {
     if (coldkv_sync(coldkv_llama_conversation(memory)))
       fail("sync");

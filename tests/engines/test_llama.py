@@ -209,6 +209,43 @@ class TestFacts(WithLlama):
             self.daemon.start()
 
 
+class TestGoingBack(WithLlama):
+    def logits_of(self, driver, retrieve, first=2048, size=8):
+        out = self.path("logits", b"")
+        driver("logits", out, self.path("filler"), first, size, retrieve)
+        return numpy.fromfile(out, numpy.float32)
+
+    def test_rewind(self):
+        """What is fed again gives the same; a moved hot window is not brought back."""
+        self.filler()
+        driver = self.driver()
+        driver("open", "rewind", 8, 64, 0)
+        driver("feed", self.path("filler"), 0, 2048, 0)
+        first = self.logits_of(driver, 1)
+        driver("feed", self.path("filler"), 3000, 40, 1)
+        driver("rewind", 2048)
+        self.assertLess(abs(first - self.logits_of(driver, 1)).max(), 1e-4)
+        driver("feed", self.path("filler"), 3000, 100, 1)
+        with self.assertRaises(RuntimeError) as caught:
+            driver("rewind", 2048)
+        self.assertIn("2112 is possible", str(caught.exception))
+
+    def test_daemon_away(self):
+        """Slots that nothing fills have no part in attention: it is that to sinks and hot window."""
+        self.filler()
+        logits = []
+        for retrieve in (0, 1):
+            driver = self.driver()
+            driver("open", f"away{retrieve}", 8, 64, 0)
+            driver("feed", self.path("filler"), 0, 2048, 0)
+            driver("sync")
+            self.daemon.kill()
+            logits.append(self.logits_of(driver, retrieve))
+            driver.kill()
+            self.daemon.start()
+        self.assertLess(abs(logits[0] - logits[1]).max(), 1e-3)
+
+
 class TestMemory(WithLlama):
     def test_flat(self):
         """The engine's memory does not grow with the conversation."""

@@ -158,8 +158,11 @@ static int open_memory(struct talk *talk) {
   struct coldkv_llama_options wanted = {
       .k = (uint32_t)options->slots, .rows = (uint32_t)options->rows, .any_version = options->any_version};
   struct llama_context_params params = llama_context_default_params();
+  long processors = sysconf(_SC_NPROCESSORS_ONLN);
   if (options->threads)
     params.n_threads = params.n_threads_batch = (int32_t)options->threads;
+  else if (processors > 0 && params.n_threads > processors)
+    params.n_threads = params.n_threads_batch = (int32_t)processors;
   int result = coldkv_failed(talk, coldkv_client_create(&talk->client, options->socket, NULL));
   if (result)
     return result;
