@@ -149,10 +149,10 @@ static int configure(struct coldkv_llama *memory, const struct coldkv_llama_opti
 
 /* --- feeding ------------------------------------------------------------------------------------------------------ */
 
-/* Index of the next token: while the past is rebuilt, less than there are. */
+/* Index of the next token: while the past is rebuilt, less than there are, with a leap after the sinks. */
 static int find_next(struct coldkv_llama *memory, struct coldkv_status *status) {
   int result = check(coldkv_get_status(memory->conv, status));
-  if (!result && memory->tokens)
+  if (!result && memory->tokens >= COLDKV_SINKS)
     memory->tokens = status->tokens - status->resume_left;
   return result;
 }

@@ -3,9 +3,9 @@
 # SPDX-FileCopyrightText: The coldkv authors
 """Writes the model of the demo as GGUF, for llama.cpp. Usage: tiny_gguf.py MODEL-FOLDER OUT.gguf [half|yarn]
 
-Pairs of RoPE are made neighbours, as llama.cpp wants them of a Llama. Variants that change the model a little, to see
-whether coldkv follows: "half" leaves pairs half a head apart, divides their frequencies by factors and calls the
-architecture Exaone, which is a Llama that llama.cpp rotates that way; "yarn" stretches the window by YaRN."""
+Pairs of RoPE are made neighbours, as llama.cpp wants them of a Llama. "half" leaves them half a head apart and calls the
+architecture Exaone, which is a Llama that llama.cpp rotates that way. "yarn" changes the model a little, to see whether
+coldkv follows: it stretches the window by YaRN and divides frequencies by factors."""
 import json
 import os
 import sys
@@ -97,7 +97,6 @@ def main():
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(2.0)
         writer.add_rope_scaling_orig_ctx_len(config["max_position_embeddings"] // 2)
-    if variant == "half":
         pairs = config["head_dim"] // 2
         writer.add_tensor("rope_freqs.weight", (1 + 0.02 * numpy.arange(pairs) / pairs).astype(numpy.float32))
     write_vocabulary(writer, config["vocab_size"])
