@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 
 from coldkv_protocol import Client, Daemon, RpcError, geometry, model
 from coldkv_records import append, fill, queries
@@ -125,12 +126,15 @@ class Gpu(WithDaemon):
         self.other.call("conversation.close", conversation=self.handles[1])
         self.same_after_reopening()
         self.other.call("conversation.close", conversation=self.handles[1])
-        for _ in range(100):
+        for _ in range(1000):
             try:
                 self.other.call("conversation.delete", name="c", confirm="c")
                 break
             except RpcError as error:
                 self.assertEqual(error.code, "busy")
+                time.sleep(0.01)
+        else:
+            self.fail("still open")
         stats = self.stats()
         self.assertEqual((stats["gpu_conversations"], stats["gpu_bytes"]), (0, 0))
 
@@ -163,7 +167,7 @@ class Gpu(WithDaemon):
         for _ in range(1000):
             if client.call("stats")["segments_sealed"] == COUNT // 4096:
                 return
-            threading.Event().wait(0.01)
+            time.sleep(0.01)
         self.fail("not sealed")
 
     def test_many_at_a_time(self):
