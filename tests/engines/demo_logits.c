@@ -12,7 +12,7 @@
 #include "tools/demo/memory.h"
 #include "tools/demo/question.h"
 
-enum { TEXT_BYTES_MAX = 1 << 16, SLOTS = 64 };
+enum { TEXT_BYTES_MAX = 1 << 16, SLOTS = 64, VOCABULARY_MAX = 1024 };
 
 static int fail(const char *what, const char *why) {
   fprintf(stderr, "%s: %s\n", what, why);
@@ -66,6 +66,7 @@ static int run(struct memory *memory, const uint32_t *ids, uint32_t bytes, uint3
 int main(int argc, char **argv) {
   static char text[TEXT_BYTES_MAX];
   static uint32_t ids[TEXT_BYTES_MAX];
+  static float logits[VOCABULARY_MAX];
   struct error error = {0};
   struct llama *llama = NULL;
   struct memory memory;
@@ -79,12 +80,11 @@ int main(int argc, char **argv) {
   llama_set_threads(1);
   if (llama_load(&llama, argv[1], &error))
     return fail(argv[1], error.text);
-  float *logits = malloc(llama_config(llama)->vocab * sizeof *logits);
-  if (!logits || open_memory(&memory, llama, argv[2], argv[3]) || run(&memory, ids, bytes, count, logits, out))
+  if (llama_config(llama)->vocab > VOCABULARY_MAX || open_memory(&memory, llama, argv[2], argv[3]) ||
+      run(&memory, ids, bytes, count, logits, out))
     return fail("demo_logits", coldkv_error());
   memory_close(&memory);
   llama_free(llama);
-  free(logits);
   fclose(in);
   return fclose(out) ? EXIT_FAILURE : EXIT_SUCCESS;
 }

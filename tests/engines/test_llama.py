@@ -162,7 +162,8 @@ class TestWindow(WithLlama):
         ours = numpy.fromfile(out, numpy.float32).reshape(count, VOCABULARY).astype(float)
         subprocess.run([os.path.join(self.build, "tests", "engines", "demo_logits"),
                         os.path.join(ROOT, "tools", "demo", "model"), self.daemon.socket,
-                        os.path.join(self.build, "tinyhalf.gguf"), self.path("filler"), str(size), str(count), out], check=True)
+                        os.path.join(self.build, "tinyhalf.gguf"), self.path("filler"), str(size), str(count), out],
+                       check=True)
         operator = numpy.fromfile(out, numpy.float32).reshape(count, VOCABULARY).astype(float)
         divergences = divergence(operator, ours)
         print(f"{size} tokens, against coldkv's operator: mean KL {divergences.mean():.2g}, "

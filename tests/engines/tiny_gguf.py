@@ -3,9 +3,9 @@
 # SPDX-FileCopyrightText: The coldkv authors
 """Writes the model of the demo as GGUF, for llama.cpp. Usage: tiny_gguf.py MODEL-FOLDER OUT.gguf [half|yarn]
 
-Pairs of RoPE are made neighbours, as llama.cpp wants them of a Llama. "half" leaves them half a head apart and calls the
-architecture Exaone, which is a Llama that llama.cpp rotates that way. "yarn" changes the model a little, to see whether
-coldkv follows: it stretches the window by YaRN and divides frequencies by factors."""
+Pairs of RoPE are made neighbours, as llama.cpp wants them of a Llama. "half" leaves them half a head apart and calls
+the architecture Exaone, which is a Llama that llama.cpp rotates that way. "yarn" changes the model a little, to see
+whether coldkv follows: it stretches the window by YaRN and divides frequencies by factors."""
 import json
 import os
 import sys
