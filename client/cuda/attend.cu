@@ -10,7 +10,7 @@
 namespace {
 
 enum { HALVES = 16, THREADS = 16 * HALVES, KEYS = 2 /* of a half at once */, STEP = HALVES * KEYS,
-       SPLITS_MAX = 64, ALL = 0xffffffff };
+       SPLITS_MAX = 64, EARLY = 12 /* of the splits */, ALL = 0xffffffff };
 
 /* 2^x, to 2 units in the last place. */
 __device__ __forceinline__ float power(float x) {
@@ -97,7 +97,13 @@ __device__ __forceinline__ void make_queries(const cuda_attend_job &job, const S
     row = job.table + static_cast<size_t>(CUDA_SINKS + share.slots + job.first + share.row - job.hot_start) * 2 *
                           shape.pairs;
   if (warp < Q) { /* a warp a query: four warps */
-    float *x = queries[warp];
+    float *x = queries[warp], cosines[CUDA_PAIRS_MAX / 32], sines[CUDA_PAIRS_MAX / 32];
+#pragma unroll
+    for (uint32_t i = 0; i < CUDA_PAIRS_MAX / 32; i++) { /* on their way while the query is */
+      uint32_t p = lane + 32 * i;
+      cosines[i] = p < shape.pairs ? row[p] : 0;
+      sines[i] = p < shape.pairs ? row[shape.pairs + p] : 0;
+    }
     size_t from = (share.row * heads + share.head * shape.group + share.query + warp) * shape.d;
     for (uint32_t c = lane; c < CUDA_D_MAX; c += 32)
       x[c] = c < shape.d && warp < share.queries ? load_any(job.q, job.type, from + c) * job.scale : 0;
@@ -106,7 +112,15 @@ __device__ __forceinline__ void make_queries(const cuda_attend_job &job, const S
       rotate_pairs(shape, job.unrotate + static_cast<size_t>(share.row) * 2 * shape.pairs, -1, x, lane, 32);
       __syncwarp();
     }
-    rotate_pairs(shape, row, 1, x, lane, 32);
+#pragma unroll
+    for (uint32_t i = 0; i < CUDA_PAIRS_MAX / 32; i++) {
+      uint32_t p = lane + 32 * i, first = pair_first(shape, p), second = pair_second(shape, p);
+      if (p >= shape.pairs)
+        break;
+      float a = x[first], b = x[second];
+      x[first] = a * cosines[i] - b * sines[i];
+      x[second] = a * sines[i] + b * cosines[i];
+    }
   }
   __syncthreads();
 }
@@ -257,7 +271,13 @@ __device__ __forceinline__ void add_halves(const cuda_attend_job &job, const Sha
 template <int Q>
 __device__ __forceinline__ void add_blocks(const cuda_attend_job &job, const Share &share, Shared<Q> &shared,
                                            const float *values, const float2 *weights, uint32_t splits) {
-  uint32_t d = job.shape.d;
+  uint32_t d = job.shape.d, early = min(splits, uint32_t(EARLY));
+  float2 first[EARLY];
+#pragma unroll
+  for (uint32_t s = 0; s < EARLY; s++)
+    first[s] = s < early && 2 * threadIdx.x < Q * d
+                   ? __ldcg(reinterpret_cast<const float2 *>(values + s * Q * d + 2 * threadIdx.x))
+                   : make_float2(0, 0);
   for (uint32_t i = threadIdx.x; i < splits * Q; i += THREADS)
     shared.weights[i] = __ldcg(weights + i);
   __syncthreads();
@@ -268,8 +288,18 @@ __device__ __forceinline__ void add_blocks(const cuda_attend_job &job, const Sha
 #pragma unroll 4
     for (uint32_t s = 0; s < splits; s++)
       top = fmaxf(top, shared.weights[s * Q + q].x);
-#pragma unroll 8
-    for (uint32_t s = 0; s < splits; s++) {
+    uint32_t done = at == 2 * threadIdx.x ? early : 0;
+#pragma unroll
+    for (uint32_t s = 0; s < EARLY; s++)
+      if (s < done) {
+        float2 theirs = shared.weights[s * Q + q];
+        float weight = weight_of(theirs.x, top);
+        sum += weight * theirs.y;
+        value.x += weight * first[s].x;
+        value.y += weight * first[s].y;
+      }
+#pragma unroll 4
+    for (uint32_t s = done; s < splits; s++) {
       float2 theirs = shared.weights[s * Q + q];
       float2 x = __ldcg(reinterpret_cast<const float2 *>(values + s * Q * d + at));
       float weight = weight_of(theirs.x, top);
@@ -283,9 +313,9 @@ __device__ __forceinline__ void add_blocks(const cuda_attend_job &job, const Sha
 
 /* True in the block that comes last to its row and kv head; what the others wrote is there for it. */
 template <int Q> __device__ __forceinline__ bool arrive(Shared<Q> &shared, uint32_t *arrived, uint32_t splits) {
-  __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
+    __threadfence(); /* for what the whole block wrote, which the barrier put before it */
     shared.last = atomicAdd(arrived, 1) == splits - 1;
     if (shared.last)
       *arrived = 0; /* for the next launch */
