@@ -4,10 +4,10 @@
 #
 # usage: sh tests/torture.sh [MINUTES]
 #
-# The tests of durability, faults and hostile input for as long as asked (default 30 minutes): the simulated disk all
-# the time, the others beside it one after another, each its share. Builds build/ (release); the fuzz targets build
-# themselves with clang. Ends with a table of what each did and found; what was lost or wrong makes the exit status 1,
-# and its output is shown. COLDKV_TORTURE_PARTS="simdisk rot" runs only these.
+# The tests of durability, faults and hostile input for as long as asked (default 30 minutes): the simulated disk most of
+# the time, others beside it one after another, each its share, and at the end what measures times alone. Builds build/
+# (release); the fuzz targets build themselves with clang. Ends with a table of what each did and found; what was lost or
+# wrong makes the exit status 1, and its output is shown. COLDKV_TORTURE_PARTS="simdisk rot" runs only these.
 set -eu
 
 root=$(cd -- "$(dirname -- "$0")/.." && pwd)
@@ -24,7 +24,8 @@ minutes=${1:-30}
 # What runs, as NAME:MESON-TEST:PER-CENT of the time; fuzz.sh is no test of meson's.
 beside="simdisk:store/simdisk:95"
 parts="strike:store/strike:8 inject:inject:13 sigkill:sigkill:25 powercut:powercut:8 rot:store/rot:14
-  client:torture_client:10 alloc:alloc:5 abusers:abusers:3 fuzz::12"
+  client:torture_client:10 alloc:alloc:5 fuzz::12"
+alone="abusers:abusers:3"
 
 sh tools/install-deps.sh tests
 work=$(mktemp -d)
@@ -89,12 +90,14 @@ run $beside &
 # shellcheck disable=SC2086
 run $parts
 wait
+# shellcheck disable=SC2086
+run $alone
 
 echo
 echo "sh tests/torture.sh $minutes, at commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)," \
   "$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1), $(nproc) cores, Linux $(uname -r)"
 echo
-for part in $beside $parts; do
+for part in $beside $parts $alone; do
   [ ! -f "$work/${part%%:*}.line" ] || cat "$work/${part%%:*}.line"
 done
 [ ! -f "$work/failed" ]
