@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// A lane: one thread's share of a scan. Lanes take runs of ordinals in turn, each the next when it is done with one, and
-// tell each other what can no longer be among the best; so all end at about the same time, and the best of all are among
-// the best of each.
+// A lane: one thread's share of a scan. Lanes take runs of ordinals in turn, each the next when it is done with one,
+// and tell each other what can no longer be among the best; so all end at about the same time, and the best of all are
+// among the best of each.
 #ifndef COLDKV_RETRIEVAL_LANE_H
 #define COLDKV_RETRIEVAL_LANE_H
 

@@ -137,9 +137,9 @@ static void cut(struct select *select, uint32_t end) {
     select->threshold = end;
 }
 
-/* A rank below which there are at least `wanted` of the keys and at most half as many more, found in little time: counts
- * a sample of the keys by equal parts of the ranks that they can have. Returns false when the sample misled, or keys
- * crowd in one part. */
+/* A rank below which there are at least `wanted` of the keys and at most half as many more, found in little time:
+ * counts a sample of the keys by equal parts of the ranks that they can have. Returns false when the sample misled, or
+ * keys crowd in one part. */
 static bool rough_end(const struct select *select, uint32_t wanted, uint32_t *end) {
   uint32_t low = select->low, high = select->high < select->threshold ? select->high : select->threshold;
   uint32_t sizes[PARTS + 1] = {0}, shift = 0, part = 0, step = wanted < SAMPLE_FROM ? 1 : SAMPLE_STEP;

@@ -45,8 +45,8 @@ static inline uint64_t select_key(uint32_t rank, uint32_t ordinal) { return (uin
 static inline uint32_t select_key_rank(uint64_t key) { return (uint32_t)(key >> 32); }
 static inline uint32_t select_key_ordinal(uint64_t key) { return (uint32_t)key; }
 
-/* What the lanes of one scan tell each other, so that each of them can drop what the others have made hopeless. It saves
- * work only: at whatever time a lane reads it, the best of all lanes stay. */
+/* What the lanes of one scan tell each other, so that each of them can drop what the others have made hopeless. It
+ * saves work only: at whatever time a lane reads it, the best of all lanes stay. */
 struct select_bound {
   uint32_t lanes;
   _Atomic uint32_t threshold; /* no rank from here on is among the best of all lanes */

@@ -4,10 +4,10 @@
 #
 # usage: sh tests/torture.sh [MINUTES]
 #
-# The tests of durability, faults and hostile input for as long as asked (default 30 minutes): the simulated disk most of
-# the time, others beside it one after another, each its share, and at the end what measures times alone. Builds build/
-# (release); the fuzz targets build themselves with clang. Ends with a table of what each did and found; what was lost or
-# wrong makes the exit status 1, and its output is shown. COLDKV_TORTURE_PARTS="simdisk rot" runs only these.
+# The tests of durability, faults and hostile input for as long as asked (default 30 minutes): the simulated disk most
+# of the time, others beside it one after another, each its share, and at the end what measures times alone. Builds
+# build/ (release); the fuzz targets build themselves with clang. Ends with a table of what each did and found; what was
+# lost or wrong makes the exit status 1, and its output is shown. COLDKV_TORTURE_PARTS="simdisk rot" runs only these.
 set -eu
 
 root=$(cd -- "$(dirname -- "$0")/.." && pwd)
