@@ -63,7 +63,8 @@ template <typename T> struct Batch {
 #pragma unroll
       for (int i = 0; i < KEYS; i++) {
         uint32_t at = base + i * HALVES + half, vector = share.head * CUDA_RING + (job.hot_start + at) % CUDA_RING;
-        take(i, job.hot.rotated, job.hot.values, static_cast<size_t>(vector) * d + lane * 8, at < share.end && lane * 8 < d);
+        take(i, job.hot.rotated, job.hot.values, static_cast<size_t>(vector) * d + lane * 8,
+             at < share.end && lane * 8 < d);
       }
       return;
     }
