@@ -307,6 +307,8 @@ int main(void) {
   traces[0] = sim_trace_create();
   traces[1] = sim_trace_create();
   int failed = cmocka_run_group_tests(tests, NULL, NULL);
+  if (failed)
+    print_error("the last that was looked at: %s\n", where);
   sim_trace_destroy(traces[0]);
   sim_trace_destroy(traces[1]);
   test_directory_remove(base);
