@@ -3,7 +3,8 @@
 //
 // Preloaded: makes one allocation of a process fail, whoever asks for it. $COLDKV_ALLOC_CONTROL names a file of three
 // 64-bit numbers that a test maps too: in how many allocations from now one fails (0: none), allocations so far,
-// failures so far. Works before the C library's allocator and before AddressSanitizer's.
+// failures so far. Counts from the beginning of main: what shared libraries and CUDA's runtime do before, and how they
+// take its failing, is not ours. Works before the C library's allocator and before AddressSanitizer's.
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -76,8 +77,37 @@ __attribute__((constructor)) static void begin(void) {
     control = bytes;
 }
 
+/* --- main ------------------------------------------------------------------------------------------------------------ */
+
+typedef int main_fn(int argc, char **argv, char **env);
+
+static main_fn *program;
+static int in_main;
+
+static int counted_main(int argc, char **argv, char **env) {
+  in_main = 1;
+  return program(argc, argv, env);
+}
+
+typedef int start_fn(main_fn *main, int argc, char **argv, void (*init)(void), void (*fini)(void),
+                     void (*rtld_fini)(void), void *stack_end);
+
+EXPORT start_fn __libc_start_main;
+
+/* What starts every program; the C library's is the next one. */
+int __libc_start_main(main_fn *main, int argc, char **argv, void (*init)(void), void (*fini)(void),
+                      void (*rtld_fini)(void), void *stack_end) {
+  start_fn *start;
+  void *found = symbol("__libc_start_main");
+  memcpy(&start, &found, sizeof start);
+  program = main;
+  return start(counted_main, argc, argv, init, fini, rtld_fini, stack_end);
+}
+
+/* --- allocations ----------------------------------------------------------------------------------------------------- */
+
 static int fails(void) {
-  if (!control)
+  if (!control || !in_main)
     return 0;
   atomic_fetch_add(&control->count, 1);
   if (atomic_load(&control->countdown) <= 0 || atomic_fetch_sub(&control->countdown, 1) != 1)
