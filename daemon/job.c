@@ -165,12 +165,17 @@ void job_return(struct job_returns *returns, struct job *job) {
   uv_async_send(&returns->wake);
 }
 
-static void on_wake_closed(uv_handle_t *handle) {
-  struct job_returns *returns = handle->data;
+void job_returns_close(struct job_returns *returns) { uv_close((uv_handle_t *)&returns->wake, NULL); }
+
+void job_returns_finish(struct job_returns *returns) {
+  if (!returns->wake.data)
+    return;
+  if (!uv_is_closing((uv_handle_t *)&returns->wake)) {
+    job_returns_close(returns);
+    uv_run(returns->wake.loop, UV_RUN_DEFAULT);
+  }
   job_queue_finish(&returns->queue);
 }
-
-void job_returns_close(struct job_returns *returns) { uv_close((uv_handle_t *)&returns->wake, on_wake_closed); }
 
 struct pool_thread {
   struct job_pool *pool;

@@ -72,8 +72,11 @@ struct job_returns {
 
 int job_returns_init(struct job_returns *returns, uv_loop_t *loop, struct error *error);
 void job_return(struct job_returns *returns, struct job *job); /* from any thread */
-/* Closes the handle; the queue must be empty and no thread may return anything any more. */
+/* Closes the handle, so that the loop can end: nothing more comes back. */
 void job_returns_close(struct job_returns *returns);
+/* After the loop, and after every thread that returned anything has ended: one may still be about to leave job_return
+ * when the loop has its job. Closes the handle if the loop never ran. All zero, or never made, it is left alone. */
+void job_returns_finish(struct job_returns *returns);
 
 /* Threads that run jobs of one queue and return them. */
 struct job_pool {

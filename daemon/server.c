@@ -221,6 +221,7 @@ static int run_archive(struct server *server, struct error *error) {
     job_pool_stop(&server->background);
     job_pool_stop(&server->heavy_lookups);
     job_pool_stop(&server->lookups);
+    job_returns_finish(&server->returns);
     verifier_finish(&server->verifier);
   }
   for (unsigned i = 0; i < 2 * server->options->threads; i++)

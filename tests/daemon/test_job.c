@@ -65,6 +65,7 @@ static void run_pool(unsigned threads) {
     sum += atomic_load(&per_thread[i]);
   assert_int_equal(sum, JOBS);
   job_pool_stop(&pool);
+  job_returns_finish(&returns);
   assert_int_equal(uv_loop_close(&loop), 0);
   free(workers);
   free(per_thread);
@@ -149,6 +150,7 @@ static void test_shares_run_every_task_once(void **state) {
   }
   uv_run(&loop, UV_RUN_DEFAULT);
   job_pool_stop(&pool);
+  job_returns_finish(&returns);
   assert_int_equal(uv_loop_close(&loop), 0);
   for (int i = 0; i < SHARE_JOBS; i++)
     assert_int_equal(jobs[i].missing, 0);
