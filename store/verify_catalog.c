@@ -121,10 +121,10 @@ static int compare(void *context, struct catalog *catalog, struct catalog_child 
 
 static int take_line(void *context, const char *line) {
   struct verify *v = context;
-  const char *end = strstr(line, ": ");
   char path[PATH_BYTES];
   if (!line)
     return verify_progress(v, "catalog");
+  const char *end = strstr(line, ": ");
   if (strncmp(line, "conversations/", strlen("conversations/")) != 0 || !end)
     return verify_problem(v, "catalog", "%s", line);
   snprintf(path, sizeof path, "%.*s", (int)(end - line), line);

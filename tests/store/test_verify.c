@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: The coldkv authors
 #include "tests/store/fixture.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -200,6 +201,26 @@ static void a_check_can_be_stopped(void **state) {
   assert_error(verify_archive(NULL, test_path(w->dir, "models"), &report, NULL, NULL, &error), ERR_BAD_PARAMS, &error);
 }
 
+static unsigned child_sleeps_us;
+
+static void sleep_in_child(void) {
+  if (child_sleeps_us)
+    usleep(child_sleeps_us);
+}
+
+/* The check of the catalog goes on in a child, which may take long: meanwhile there is progress, and it can be stopped.
+ * (That a child is slow showed first under load, as a crash.) */
+static void a_slow_catalog_is_waited_for(void **state) {
+  struct world *w = *state;
+  struct told quick, slow;
+  verify(w, &quick);
+  child_sleeps_us = 700000;
+  verify(w, &slow);
+  child_sleeps_us = 0;
+  assert_int_equal(slow.problems, 0);
+  assert_true(slow.steps > quick.steps);
+}
+
 static void single_files_are_told_apart(void **state) {
   struct world *w = *state;
   struct error error;
@@ -221,6 +242,7 @@ static void single_files_are_told_apart(void **state) {
 }
 
 int main(void) {
+  pthread_atfork(NULL, NULL, sleep_in_child);
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(a_good_archive_has_no_problems, setup, teardown),
       cmocka_unit_test_setup_teardown(each_file_is_looked_at, setup, teardown),
@@ -228,6 +250,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(a_torn_open_log_is_no_problem, setup, teardown),
       cmocka_unit_test_setup_teardown(the_catalog_is_compared, setup, teardown),
       cmocka_unit_test_setup_teardown(a_check_can_be_stopped, setup, teardown),
+      cmocka_unit_test_setup_teardown(a_slow_catalog_is_waited_for, setup, teardown),
       cmocka_unit_test_setup_teardown(single_files_are_told_apart, setup, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
