@@ -36,13 +36,18 @@ static bool may_give(struct server *server, bool heavy) {
   return heavy ? server->reads.heavy_out < threads : server->reads.out < READS_PER_THREAD * threads;
 }
 
+static bool may_give_of(struct server *server, struct connection *connection) {
+  bool heavy = is_heavy(server, connection);
+  return may_give(server, heavy) && !(heavy && connection->reads.heavy_out);
+}
+
 /* The connection that was served least, of those whose first read may be given out. */
 static struct connection *least_served(struct server *server) {
   struct connection *best = NULL, *connection;
   if (!may_give(server, false) && !may_give(server, true))
     return NULL;
   TAILQ_FOREACH(connection, &server->reads.connections, reads.entry)
-    if ((!best || connection->reads.served < best->reads.served) && may_give(server, is_heavy(server, connection)))
+    if ((!best || connection->reads.served < best->reads.served) && may_give_of(server, connection))
       best = connection;
   return best;
 }
@@ -67,10 +72,12 @@ static void give(struct server *server, struct connection *connection) {
   queue->served += request->cost;
   queue->window_cost += request->cost;
   request->heavy = heavy;
-  if (heavy)
+  if (heavy) {
     server->reads.heavy_out++;
-  else
+    queue->heavy_out++;
+  } else {
     server->reads.out++;
+  }
   request_lookup(request);
 }
 
@@ -117,9 +124,11 @@ void reads_put(struct request *request) {
 
 void reads_done(struct request *request) {
   struct server *server = request->server;
-  if (request->heavy)
+  if (request->heavy) {
     server->reads.heavy_out--;
-  else
+    request->connection->reads.heavy_out--;
+  } else {
     server->reads.out--;
+  }
   give_out(server);
 }

@@ -4,8 +4,9 @@
 // Whose lookup is next, and on which threads. Threads are given little more than they work on; what else there is waits
 // at its connection, and the connection that has been served least goes first (start-time fair queueing: Goyal, Vin and
 // Cheng, 1996). While several clients are active, lookups that take long, and those of a client that has asked for much
-// lately, are for threads of their own, which have what processor time the others leave. So a client that sends many or
-// large lookups waits for its own, not others for it. Loop only.
+// lately, are for threads of their own, which have what processor time the others leave, one of a connection at a time. So
+// a client that sends many or large lookups waits for its own, not others for it, and keeps the loop no busier than one
+// that waits for each answer. Loop only.
 #ifndef COLDKV_DAEMON_READS_H
 #define COLDKV_DAEMON_READS_H
 
@@ -22,6 +23,7 @@ struct read_queue {
   struct request *first, **end;
   uint64_t served;              /* cost of what was given out, never behind that of who is being served */
   uint64_t window_ms, window_cost; /* given out since then */
+  uint32_t heavy_out;           /* of it, with the threads for heavy ones */
   bool queued;
   TAILQ_ENTRY(connection) entry;
 };
