@@ -77,7 +77,7 @@ __attribute__((constructor)) static void begin(void) {
     control = bytes;
 }
 
-/* --- main ------------------------------------------------------------------------------------------------------------ */
+/* --- main --------------------------------------------------------------------------------------------------------- */
 
 typedef int main_fn(int argc, char **argv, char **env);
 
@@ -104,7 +104,7 @@ int __libc_start_main(main_fn *main, int argc, char **argv, void (*init)(void), 
   return start(counted_main, argc, argv, init, fini, rtld_fini, stack_end);
 }
 
-/* --- allocations ----------------------------------------------------------------------------------------------------- */
+/* --- allocations -------------------------------------------------------------------------------------------------- */
 
 static int fails(void) {
   if (!control || !in_main)
