@@ -23,7 +23,7 @@ static void judge_error(const struct peer_request *request, const struct rpc *rp
   }
   if (request->method == METHOD_INFO) {
     FUZZ_REQUIRE(error.code == ERR_NO_CONVERSATION);
-    FUZZ_REQUIRE(request->epoch != peer_truth.epoch[request->name] || !peer_truth.acknowledged[request->name]);
+    FUZZ_REQUIRE(request->epoch != peer_truth.epoch[request->name] || !request->acknowledged);
     peer_truth.known[request->name] = UINT64_MAX;
   }
 }
@@ -38,7 +38,7 @@ static void judge_record(const uint8_t *record, uint32_t layer, uint32_t head, u
 
 static void judge_count(const struct peer_request *request, uint64_t count) {
   if (request->epoch == peer_truth.epoch[request->name])
-    FUZZ_REQUIRE(count >= peer_truth.acknowledged[request->name]);
+    FUZZ_REQUIRE(count >= request->acknowledged);
   peer_truth.known[request->name] = count;
 }
 

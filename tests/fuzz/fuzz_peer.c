@@ -200,6 +200,7 @@ void peer_send(struct peer *peer, enum method_id method, const void *params, str
   msgpack_packer_init(&packer, &buffer, msgpack_sbuffer_write);
   request.id = peer->next_id++;
   request.method = method;
+  request.acknowledged = peer_truth.acknowledged[request.name];
   FUZZ_REQUIRE(rpc_pack_request(&packer, request.id, method, params) == 0);
   peer->requests[peer->request_count++] = request;
   send_all(peer->fd, buffer.data, buffer.size, false);

@@ -17,6 +17,7 @@ struct peer_request {
   unsigned name, epoch, mark;
   uint64_t first, count, before, rows, k;
   uint32_t layer, head;
+  uint64_t acknowledged; /* tokens of the conversation when this was sent: what the answer has to know of */
 };
 
 struct peer {
