@@ -200,7 +200,7 @@ static void fetch_codes(const struct lookup_scratch *scratch, const struct looku
 static void fetch_values(const struct lookup_scratch *scratch, const struct lookup_fetch *cold, const uint64_t *keys,
                          uint32_t count) {
   for (uint32_t i = 0; i < count; i++) {
-    struct place place = range_find(&scratch->range, select_key_ordinal(keys[i]));
+    struct place place = range_at(&scratch->range, select_key_ordinal(keys[i]));
     const struct record_columns *columns = place.columns;
     const uint8_t *v_code = columns->v_code + (size_t)place.entry * RECORD_V_CODE_BYTES;
     const uint8_t *v_scale = columns->v_scale + (size_t)place.entry * RECORD_V_SCALE_BYTES;

@@ -25,19 +25,6 @@ bool range_init(struct range *range, struct slice *slices, const struct record_c
   return true;
 }
 
-struct place range_find(const struct range *range, uint32_t ordinal) {
-  uint32_t low = 0, high = range->slice_count;
-  while (high - low > 1) {
-    uint32_t middle = low + (high - low) / 2;
-    if (range->slices[middle].ordinal <= ordinal)
-      low = middle;
-    else
-      high = middle;
-  }
-  const struct slice *slice = &range->slices[low];
-  return (struct place){slice->columns, slice->begin + (ordinal - slice->ordinal)};
-}
-
 void range_index(struct range *range, uint32_t *steps) {
   uint32_t slice = 0;
   range->steps = steps;

@@ -34,14 +34,11 @@ struct place {
 bool range_init(struct range *range, struct slice *slices, const struct record_columns *parts, uint32_t part_count,
                 uint64_t from, uint64_t before);
 
-/* Where ordinal < range->tokens lies. */
-struct place range_find(const struct range *range, uint32_t ordinal);
-
 /* Prepares range_at; `steps` is the caller's memory for range_steps(range) of them. */
 static inline uint32_t range_steps(const struct range *range) { return range->tokens / RANGE_STEP + 1; }
 void range_index(struct range *range, uint32_t *steps);
 
-/* The same as range_find, faster. */
+/* Where ordinal < range->tokens lies. */
 static inline struct place range_at(const struct range *range, uint32_t ordinal) {
   const struct slice *at = &range->slices[range->steps[ordinal / RANGE_STEP]];
   while (ordinal - at->ordinal >= at->count)
@@ -49,10 +46,8 @@ static inline struct place range_at(const struct range *range, uint32_t ordinal)
   return (struct place){at->columns, at->begin + (ordinal - at->ordinal)};
 }
 
-/* The same for ordinals whose slices mostly ascend from call to call; *slice is 0 before the first. */
+/* The same, with no range_index, for ordinals whose slices ascend from call to call; *slice is 0 before the first. */
 static inline struct place range_next(const struct range *range, uint32_t ordinal, uint32_t *slice) {
-  if (ordinal < range->slices[*slice].ordinal)
-    *slice = 0;
   const struct slice *at = &range->slices[*slice];
   while (ordinal - at->ordinal >= at->count) {
     at++;

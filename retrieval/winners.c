@@ -31,7 +31,7 @@ bool winners_take(struct winners *winners, uint32_t ordinal) {
   uint64_t bit = UINT64_C(1) << ordinal % 64;
   if ((word->good | word->bad) & bit)
     return word->good & bit;
-  struct place place = range_find(winners->range, ordinal);
+  struct place place = range_at(winners->range, ordinal);
   uint8_t record[RECORD_BYTES];
   record_gather(place.columns, place.entry, record);
   bool good = record_check(record, winners->layer, winners->head, place_token(place));
@@ -47,7 +47,7 @@ void winners_collect(struct winners *winners, struct lookup_answer *answer) {
   for (size_t w = next_word(winners, 0, end); w < end; w = next_word(winners, w + 1, end)) {
     winners->words[w].before = count;
     for (uint64_t bits = winners->words[w].good; bits; bits &= bits - 1) {
-      struct place place = range_find(winners->range, (uint32_t)(64 * w) + (uint32_t)__builtin_ctzll(bits));
+      struct place place = range_at(winners->range, (uint32_t)(64 * w) + (uint32_t)__builtin_ctzll(bits));
       answer->tokens[count] = place_token(place);
       record_gather(place.columns, place.entry, answer->records + (size_t)count * RECORD_BYTES);
       count++;
