@@ -2,9 +2,11 @@
 // SPDX-FileCopyrightText: The coldkv authors
 #include "daemon/job.h"
 
-#include <signal.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 /* Before a thread sleeps until the last tasks of its share have ended, which takes longer than they do as a rule. */
 enum { SHARE_SPINS = 1000 };
@@ -93,13 +95,6 @@ static void wait_filled(struct job_queue *queue, bool may_help, void *worker) {
   }
 }
 
-static struct job *unlink_all(struct job_queue *queue) {
-  struct job *jobs = queue->first;
-  queue->first = queue->last = NULL;
-  queue->jobs = 0;
-  return jobs;
-}
-
 struct job *job_queue_take(struct job_queue *queue, void *worker) {
   pthread_mutex_lock(&queue->lock);
   wait_filled(queue, true, worker);
@@ -118,14 +113,9 @@ struct job *job_queue_take(struct job_queue *queue, void *worker) {
 struct job *job_queue_take_all(struct job_queue *queue) {
   pthread_mutex_lock(&queue->lock);
   wait_filled(queue, false, NULL);
-  struct job *jobs = unlink_all(queue);
-  pthread_mutex_unlock(&queue->lock);
-  return jobs;
-}
-
-struct job *job_queue_grab(struct job_queue *queue) {
-  pthread_mutex_lock(&queue->lock);
-  struct job *jobs = unlink_all(queue);
+  struct job *jobs = queue->first;
+  queue->first = queue->last = NULL;
+  queue->jobs = 0;
   pthread_mutex_unlock(&queue->lock);
   return jobs;
 }
@@ -138,9 +128,26 @@ void job_queue_stop(struct job_queue *queue) {
   pthread_mutex_unlock(&queue->lock);
 }
 
-static void on_wake(uv_async_t *wake) {
+/* --- the way back ------------------------------------------------------------------------------------------------- */
+
+/* Oldest first. */
+static struct job *take_returned(struct job_returns *returns) {
+  struct job *oldest = NULL;
+  for (struct job *job = atomic_exchange(&returns->newest, NULL), *next; job; job = next) {
+    next = job->next;
+    job->next = oldest;
+    oldest = job;
+  }
+  return oldest;
+}
+
+static void on_wake(uv_poll_t *wake, int status, int events) {
   struct job_returns *returns = wake->data;
-  for (struct job *job = job_queue_grab(&returns->queue), *next; job; job = next) {
+  eventfd_t count;
+  (void)status;
+  (void)events;
+  (void)eventfd_read(returns->fd, &count); /* before the list is taken, so that nothing is left in it unnoticed */
+  for (struct job *job = take_returned(returns), *next; job; job = next) {
     next = job->next;
     job->next = NULL;
     job->done(job);
@@ -148,21 +155,27 @@ static void on_wake(uv_async_t *wake) {
 }
 
 int job_returns_init(struct job_returns *returns, uv_loop_t *loop, struct error *error) {
-  int result = job_queue_init(&returns->queue, error);
-  if (result)
-    return result;
-  int status = uv_async_init(loop, &returns->wake, on_wake);
+  int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  if (fd < 0)
+    return error_set_errno(error, errno, "cannot make an event descriptor");
+  int status = uv_poll_init(loop, &returns->wake, fd);
   if (status) {
-    job_queue_finish(&returns->queue);
-    return error_set(error, ERR_IO, "cannot make a wake-up handle: %s", uv_strerror(status));
+    close(fd);
+    return error_set(error, ERR_IO, "cannot watch an event descriptor: %s", uv_strerror(status));
   }
+  atomic_init(&returns->newest, NULL);
+  returns->fd = fd;
   returns->wake.data = returns;
+  uv_poll_start(&returns->wake, UV_READABLE, on_wake);
   return 0;
 }
 
 void job_return(struct job_returns *returns, struct job *job) {
-  job_queue_put(&returns->queue, job);
-  uv_async_send(&returns->wake);
+  struct job *newest = atomic_load(&returns->newest);
+  do
+    job->next = newest;
+  while (!atomic_compare_exchange_weak(&returns->newest, &newest, job));
+  eventfd_write(returns->fd, 1);
 }
 
 void job_returns_close(struct job_returns *returns) { uv_close((uv_handle_t *)&returns->wake, NULL); }
@@ -174,17 +187,22 @@ void job_returns_finish(struct job_returns *returns) {
     job_returns_close(returns);
     uv_run(returns->wake.loop, UV_RUN_DEFAULT);
   }
-  job_queue_finish(&returns->queue);
+  close(returns->fd);
 }
+
+/* --- pools -------------------------------------------------------------------------------------------------------- */
 
 struct pool_thread {
   struct job_pool *pool;
+  void (*begin)(void);
   void *worker;
 };
 
 static void *pool_main(void *argument) {
   struct pool_thread thread = *(struct pool_thread *)argument;
   free(argument);
+  if (thread.begin)
+    thread.begin();
   for (struct job *job; (job = job_queue_take(&thread.pool->queue, thread.worker)) != NULL;) {
     job->run(job, thread.worker);
     job_return(thread.pool->returns, job);
@@ -192,11 +210,11 @@ static void *pool_main(void *argument) {
   return NULL;
 }
 
-static int start_thread(struct job_pool *pool, void *worker, struct error *error) {
+static int start_thread(struct job_pool *pool, void (*begin)(void), void *worker, struct error *error) {
   struct pool_thread *thread = malloc(sizeof *thread);
   if (!thread)
     return error_set(error, ERR_MEMORY, "out of memory for a thread");
-  *thread = (struct pool_thread){.pool = pool, .worker = worker};
+  *thread = (struct pool_thread){.pool = pool, .begin = begin, .worker = worker};
   int status = pthread_create(&pool->threads[pool->thread_count], NULL, pool_main, thread);
   if (status) {
     free(thread);
@@ -206,8 +224,8 @@ static int start_thread(struct job_pool *pool, void *worker, struct error *error
   return 0;
 }
 
-int job_pool_start(struct job_pool *pool, unsigned threads, void **workers, struct job_returns *returns,
-                   struct error *error) {
+int job_pool_start(struct job_pool *pool, unsigned threads, void (*begin)(void), void **workers,
+                   struct job_returns *returns, struct error *error) {
   memset(pool, 0, sizeof *pool);
   pool->returns = returns;
   int result = job_queue_init(&pool->queue, error);
@@ -219,7 +237,7 @@ int job_pool_start(struct job_pool *pool, unsigned threads, void **workers, stru
     return error_set(error, ERR_MEMORY, "out of memory for %u threads", threads);
   }
   for (unsigned i = 0; i < threads && !result; i++)
-    result = start_thread(pool, workers ? workers[i] : NULL, error);
+    result = start_thread(pool, begin, workers ? workers[i] : NULL, error);
   if (result)
     job_pool_stop(pool);
   return result;

@@ -51,8 +51,6 @@ void job_queue_put(struct job_queue *queue, struct job *job);
 struct job *job_queue_take(struct job_queue *queue, void *worker);
 /* Waits, then takes everything that is there as one list; NULL once the queue is stopped and empty. */
 struct job *job_queue_take_all(struct job_queue *queue);
-/* Takes everything without waiting; NULL when it is empty. */
-struct job *job_queue_grab(struct job_queue *queue);
 void job_queue_stop(struct job_queue *queue);
 
 /* For loops that wait a few microseconds for another thread. */
@@ -64,10 +62,13 @@ static inline void job_pause(void) {
 #endif
 }
 
-/* The way back: jobs whose done() the loop calls in the order they were returned. */
+/* The way back: jobs whose done() the loop calls in the order they were returned. There is no lock, nor uv_async_t, for
+ * which the loop waits while another thread is in the middle of uv_async_send: a thread of low priority that has lost
+ * its processor there would keep everybody waiting. */
 struct job_returns {
-  struct job_queue queue;
-  uv_async_t wake;
+  struct job *_Atomic newest; /* each points to the one before */
+  int fd;                     /* eventfd that wakes the loop */
+  uv_poll_t wake;
 };
 
 int job_returns_init(struct job_returns *returns, uv_loop_t *loop, struct error *error);
@@ -83,13 +84,13 @@ struct job_pool {
   struct job_queue queue;
   struct job_returns *returns;
   pthread_t *threads;
-  void **workers; /* state of each thread, owned by the creator */
   unsigned thread_count;
 };
 
-/* Starts `threads` threads; workers[i] is handed to the jobs that thread i runs. */
-int job_pool_start(struct job_pool *pool, unsigned threads, void **workers, struct job_returns *returns,
-                   struct error *error);
+/* Starts `threads` threads, each of which calls `begin` first unless that is NULL; workers[i] is handed to the jobs that
+ * thread i runs. */
+int job_pool_start(struct job_pool *pool, unsigned threads, void (*begin)(void), void **workers,
+                   struct job_returns *returns, struct error *error);
 void job_pool_put(struct job_pool *pool, struct job *job);
 /* From a job of this pool: calls task(context, index, worker) once for every index < tasks, on this thread and on those
  * that have no job to do, each with its own worker, and returns when all calls have. */

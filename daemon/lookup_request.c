@@ -8,12 +8,10 @@
 
 #include "daemon/log.h"
 #include "daemon/request.h"
-#include "daemon/thread.h"
 #include "daemon/worker.h"
 #include "store/mapped_fault.h"
 
 #define HEAD_OVERHEAD_BYTES 128u
-#define HEAVY_NICE 10
 #define RESCORE_COST 16u /* of one candidate, in scores of the scan */
 #define GPU_GAIN 16u /* so many times less is to be done for a score that a GPU computes */
 #define GPU_SPINS 4096u /* before others have the processor */
@@ -333,10 +331,6 @@ static void run_heads(struct lookup_work *work, uint32_t heads, struct lookup_wo
 void lookup_run_job(struct job *job, void *worker_state) {
   struct request *request = request_of(job);
   struct lookup_worker *worker = worker_state;
-  if (worker->yields && !worker->niced) {
-    worker->niced = true;
-    thread_set_priority(HEAVY_NICE);
-  }
   const struct msg_lookup *lookup = &request->params.lookup;
   uint32_t heads = (uint32_t)conversation_geometry(request->session->conversation)->kv_heads;
   struct msg_lookup_head answers[LIMIT_KV_HEADS_MAX];

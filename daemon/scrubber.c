@@ -3,12 +3,12 @@
 #include "daemon/scrubber.h"
 
 #include <errno.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "daemon/log.h"
+#include "daemon/thread.h"
 #include "store/archive.h"
 
 #define SECOND_NS UINT64_C(1000000000)
@@ -74,7 +74,7 @@ static void *run(void *context) {
   struct scrubber *scrubber = context;
   /* both are favours to others: where they are forbidden, the rate alone has to do */
   (void)syscall(SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE << CLASS_SHIFT);
-  (void)setpriority(PRIO_PROCESS, 0, NICENESS);
+  thread_be_patient(NICENESS);
   pthread_mutex_lock(&scrubber->lock);
   while (!scrubber->stop) {
     pthread_mutex_unlock(&scrubber->lock);

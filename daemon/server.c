@@ -22,6 +22,7 @@
 
 /* A client that does not take its answers delays a stop by this much. */
 #define STOP_PATIENCE_MS 5000u
+#define HEAVY_NICE 10
 #define TICK_MS_MAX 1000u
 #define TICKS_PER_TIMEOUT 8u
 
@@ -124,7 +125,11 @@ static void on_archive_line(void *context, const char *line) {
   log_line("%s", line);
 }
 
-/* Each lookup thread owns its scratch memory. The second half of `workers` is for the threads that yield. */
+static void begin_heavy(void) { thread_be_patient(HEAVY_NICE); }
+
+static void begin_background(void) { thread_be_patient(0); }
+
+/* Each lookup thread owns its scratch memory. The second half of `workers` is for the heavy ones. */
 static int start_lookups(struct server *server, void **workers, struct error *error) {
   unsigned threads = server->options->threads;
   int result = 0;
@@ -133,14 +138,14 @@ static int start_lookups(struct server *server, void **workers, struct error *er
     struct lookup_worker *worker = NULL;
     result = lookup_worker_create(&worker, server->fetch_method, error);
     workers[i] = worker;
-    if (worker)
-      worker->yields = i >= threads;
   }
   if (!result)
-    result = job_pool_start(&server->lookups, threads, workers, &server->returns, error);
+    result = job_pool_start(&server->lookups, threads, NULL, workers, &server->returns, error);
   if (!result)
     job_pool_set_spin(&server->lookups, server->options->spin_us);
-  return result ? result : job_pool_start(&server->heavy_lookups, threads, workers + threads, &server->returns, error);
+  if (!result)
+    result = job_pool_start(&server->heavy_lookups, threads, begin_heavy, workers + threads, &server->returns, error);
+  return result;
 }
 
 static int start_threads(struct server *server, void **workers, struct error *error) {
@@ -149,7 +154,7 @@ static int start_threads(struct server *server, void **workers, struct error *er
     return result;
   result = start_lookups(server, workers, error);
   if (!result)
-    result = job_pool_start(&server->background, 1, NULL, &server->returns, error);
+    result = job_pool_start(&server->background, 1, begin_background, NULL, &server->returns, error);
   return result ? result : committer_start(server, error);
 }
 
@@ -274,7 +279,7 @@ int server_run(const struct options *options, struct error *error) {
   mapped_fault_install();
   umask(077); /* whatever it was: directories get 0700, files 0600 */
   raise_limits();
-  thread_set_priority(0);
+  thread_be_prompt();
   struct archive_options archive_options = {.log = on_archive_line};
   result = service_socket(&server->listener.fd, error);
   if (!result)

@@ -20,7 +20,6 @@ struct lookup_worker {
   struct record_columns *parts; /* of the view in use, those in range */
   uint32_t *part_numbers;       /* in the view, of each of them */
   uint32_t part_capacity;
-  bool yields, niced; /* its thread is to have the processor time that others leave; that was arranged */
   uint8_t *buffer; /* for the answer */
   size_t buffer_size;
   struct worker_memory queries, found; /* for scans on a GPU: rows as integers, and what was found */
