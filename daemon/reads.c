@@ -2,13 +2,15 @@
 // SPDX-FileCopyrightText: The coldkv authors
 #include "daemon/reads.h"
 
+#include <math.h>
+
 #include "daemon/request.h"
 
-/* A read of this cost or more takes milliseconds, and so much in a window is a part of a processor that others
- * notice. */
+/* A read of this cost or more takes milliseconds. */
 #define HEAVY_COST (UINT64_C(1) << 20)
-#define MUCH_COST (UINT64_C(1) << 22)
-#define WINDOW_MS 250u
+/* What a connection has used counts half after so long, and so much of it is a part of a processor that others notice. */
+#define HALF_MS 100.0
+#define MUCH_COST ((double)(1 << 21))
 /* A client that has been the only one for so long has all threads to itself. */
 #define ALONE_MS 1000u
 /* Reads with the threads, for each of them: one that it works on, one for when that is done. Heavy ones need not wait
@@ -19,16 +21,19 @@ void reads_init(struct server *server) { TAILQ_INIT(&server->reads.connections);
 
 void reads_init_queue(struct read_queue *queue) { queue->end = &queue->first; }
 
-static bool is_heavy(struct server *server, struct connection *connection) {
-  struct read_queue *queue = &connection->reads;
+/* What the connection has used lately, as of now. */
+static double used(struct server *server, struct read_queue *queue) {
   uint64_t now_ms = uv_now(&server->loop);
-  if (now_ms - server->reads.other_ms > ALONE_MS)
+  if (now_ms != queue->used_ms)
+    queue->used *= exp2(-(double)(now_ms - queue->used_ms) / HALF_MS);
+  queue->used_ms = now_ms;
+  return queue->used;
+}
+
+static bool is_heavy(struct server *server, struct read_queue *queue) {
+  if (uv_now(&server->loop) - server->reads.other_ms > ALONE_MS)
     return false;
-  if (now_ms - queue->window_ms >= WINDOW_MS) {
-    queue->window_ms = now_ms;
-    queue->window_cost = 0;
-  }
-  return queue->first->cost >= HEAVY_COST || queue->window_cost >= MUCH_COST;
+  return queue->first->cost >= HEAVY_COST || used(server, queue) >= MUCH_COST;
 }
 
 static bool may_give(struct server *server, bool heavy) {
@@ -36,18 +41,18 @@ static bool may_give(struct server *server, bool heavy) {
   return heavy ? server->reads.heavy_out < threads : server->reads.out < READS_PER_THREAD * threads;
 }
 
-static bool may_give_of(struct server *server, struct connection *connection) {
-  bool heavy = is_heavy(server, connection);
-  return may_give(server, heavy) && !(heavy && connection->reads.heavy_out);
+static bool may_give_of(struct server *server, struct read_queue *queue) {
+  bool heavy = is_heavy(server, queue);
+  return may_give(server, heavy) && !(heavy && queue->heavy_out);
 }
 
-/* The connection that was served least, of those whose first read may be given out. */
-static struct connection *least_served(struct server *server) {
+/* The connection that has used least, of those whose first read may be given out. */
+static struct connection *least_used(struct server *server) {
   struct connection *best = NULL, *connection;
   if (!may_give(server, false) && !may_give(server, true))
     return NULL;
   TAILQ_FOREACH(connection, &server->reads.connections, reads.entry)
-    if ((!best || connection->reads.served < best->reads.served) && may_give_of(server, connection))
+    if ((!best || used(server, &connection->reads) < best->reads.used) && may_give_of(server, &connection->reads))
       best = connection;
   return best;
 }
@@ -55,22 +60,22 @@ static struct connection *least_served(struct server *server) {
 static struct request *take_first(struct connection *connection) {
   struct read_queue *queue = &connection->reads;
   struct request *request = queue->first;
+  struct read_schedule *reads = &connection->server->reads;
   queue->first = request->next;
-  if (!queue->first) {
+  TAILQ_REMOVE(&reads->connections, connection, reads.entry);
+  queue->queued = queue->first;
+  if (queue->queued)
+    TAILQ_INSERT_TAIL(&reads->connections, connection, reads.entry);
+  else
     queue->end = &queue->first;
-    queue->queued = false;
-    TAILQ_REMOVE(&connection->server->reads.connections, connection, reads.entry);
-  }
   return request;
 }
 
 static void give(struct server *server, struct connection *connection) {
   struct read_queue *queue = &connection->reads;
-  bool heavy = is_heavy(server, connection);
+  bool heavy = is_heavy(server, queue);
   struct request *request = take_first(connection);
-  server->reads.now = queue->served;
-  queue->served += request->cost;
-  queue->window_cost += request->cost;
+  queue->used = used(server, queue) + (double)request->cost;
   request->heavy = heavy;
   if (heavy) {
     server->reads.heavy_out++;
@@ -83,7 +88,7 @@ static void give(struct server *server, struct connection *connection) {
 
 static void give_out(struct server *server) {
   struct connection *connection;
-  while ((connection = least_served(server)) != NULL)
+  while ((connection = least_used(server)) != NULL)
     give(server, connection);
 }
 
@@ -115,8 +120,6 @@ void reads_put(struct request *request) {
   queue->end = &request->next;
   if (!queue->queued) {
     queue->queued = true;
-    if (queue->served < server->reads.now) /* who was idle has saved nothing up */
-      queue->served = server->reads.now;
     TAILQ_INSERT_TAIL(&server->reads.connections, connection, reads.entry);
   }
   give_out(server);

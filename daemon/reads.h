@@ -2,11 +2,11 @@
 // SPDX-FileCopyrightText: The coldkv authors
 //
 // Whose lookup is next, and on which threads. Threads are given little more than they work on; what else there is waits
-// at its connection, and the connection that has been served least goes first (start-time fair queueing: Goyal, Vin and
-// Cheng, 1996). While several clients are active, lookups that take long, and those of a client that has asked for much
-// lately, are for threads of their own, which have what processor time the others leave, one of a connection at a time.
-// So a client that sends many or large lookups waits for its own, not others for it, and keeps the loop no busier than
-// one that waits for each answer. Loop only.
+// at its connection, and the connection that has used least lately goes first (decay usage scheduling: Hellerstein,
+// 1993). While several clients are active, lookups that take long, and those of a client that has asked for much lately,
+// are for threads of their own, which have what processor time the others leave, one of a connection at a time. So a
+// client that sends many or large lookups waits for its own, not others for it, and keeps the loop no busier than one
+// that waits for each answer. Loop only.
 #ifndef COLDKV_DAEMON_READS_H
 #define COLDKV_DAEMON_READS_H
 
@@ -21,20 +21,19 @@ struct server;
 /* Part of a connection. */
 struct read_queue {
   struct request *first, **end;
-  uint64_t served;              /* cost of what was given out, never behind that of who is being served */
-  uint64_t window_ms, window_cost; /* given out since then */
-  uint32_t heavy_out;           /* of it, with the threads for heavy ones */
+  double used;        /* cost of what was given out, of older ones less, as of used_ms */
+  uint64_t used_ms;
+  uint32_t heavy_out; /* with the threads for heavy ones */
   bool queued;
   TAILQ_ENTRY(connection) entry;
 };
 
 /* Part of the server. */
 struct read_schedule {
-  TAILQ_HEAD(read_connections, connection) connections; /* that have reads waiting */
+  TAILQ_HEAD(read_connections, connection) connections; /* that have reads waiting; who was served last is last */
   uint32_t out, heavy_out;       /* with the threads; the heavy ones are with those of their own */
   const struct connection *last; /* that a read came from; only compared */
   uint64_t other_ms;             /* when one came from another connection than the one before */
-  uint64_t now; /* `served` of the connection whose read was given out last */
 };
 
 void reads_init(struct server *server);
