@@ -13,6 +13,8 @@
 #define MUCH_COST ((double)(1 << 21))
 /* A client that has been the only one for so long has all threads to itself. */
 #define ALONE_MS 1000u
+/* Reads of a connection that wait here. */
+#define WAITING_MAX 4u
 /* Reads with the threads, for each of them: one that it works on, one for when that is done. Heavy ones need not wait
  * there. */
 #define READS_PER_THREAD 2u
@@ -20,6 +22,8 @@
 void reads_init(struct server *server) { TAILQ_INIT(&server->reads.connections); }
 
 void reads_init_queue(struct read_queue *queue) { queue->end = &queue->first; }
+
+bool reads_enough(const struct read_queue *queue) { return queue->waiting >= WAITING_MAX; }
 
 /* What the connection has used lately, as of now. */
 static double used(struct server *server, struct read_queue *queue) {
@@ -62,6 +66,7 @@ static struct request *take_first(struct connection *connection) {
   struct request *request = queue->first;
   struct read_schedule *reads = &connection->server->reads;
   queue->first = request->next;
+  queue->waiting--;
   TAILQ_REMOVE(&reads->connections, connection, reads.entry);
   queue->queued = queue->first;
   if (queue->queued)
@@ -118,6 +123,7 @@ void reads_put(struct request *request) {
   request->next = NULL;
   *queue->end = request;
   queue->end = &request->next;
+  queue->waiting++;
   if (!queue->queued) {
     queue->queued = true;
     TAILQ_INSERT_TAIL(&server->reads.connections, connection, reads.entry);

@@ -23,6 +23,7 @@ struct read_queue {
   struct request *first, **end;
   double used;        /* cost of what was given out, of older ones less, as of used_ms */
   uint64_t used_ms;
+  uint32_t waiting;   /* reads in it */
   uint32_t heavy_out; /* with the threads for heavy ones */
   bool queued;
   TAILQ_ENTRY(connection) entry;
@@ -39,6 +40,9 @@ struct read_schedule {
 void reads_init(struct server *server);
 void reads_init_queue(struct read_queue *queue);
 
+/* True when enough of a connection's reads wait: what it sends next is better left in the socket, since the loop would
+ * have less time for others meanwhile. */
+bool reads_enough(const struct read_queue *queue);
 /* Takes a read whose turn in its own connection has come; request->cost tells how much work it is. */
 void reads_put(struct request *request);
 /* The connection is closed: reads that wait are not worth doing any more. */
