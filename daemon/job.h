@@ -87,8 +87,8 @@ struct job_pool {
   unsigned thread_count;
 };
 
-/* Starts `threads` threads, each of which calls `begin` first unless that is NULL; workers[i] is handed to the jobs that
- * thread i runs. */
+/* Starts `threads` threads, each of which calls `begin` first unless that is NULL; workers[i] is handed to the jobs
+ * that thread i runs. */
 int job_pool_start(struct job_pool *pool, unsigned threads, void (*begin)(void), void **workers,
                    struct job_returns *returns, struct error *error);
 void job_pool_put(struct job_pool *pool, struct job *job);

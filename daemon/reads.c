@@ -8,7 +8,7 @@
 
 /* A read of this cost or more takes milliseconds. */
 #define HEAVY_COST (UINT64_C(1) << 20)
-/* What a connection has used counts half after so long, and so much of it is a part of a processor that others notice. */
+/* What a connection has used counts half after so long, and so much is a part of a processor that others notice. */
 #define HALF_MS 100.0
 #define MUCH_COST ((double)(1 << 21))
 /* A client that has been the only one for so long has all threads to itself. */

@@ -3,10 +3,10 @@
 //
 // Whose lookup is next, and on which threads. Threads are given little more than they work on; what else there is waits
 // at its connection, and the connection that has used least lately goes first (decay usage scheduling: Hellerstein,
-// 1993). While several clients are active, lookups that take long, and those of a client that has asked for much lately,
-// are for threads of their own, which have what processor time the others leave, one of a connection at a time. So a
-// client that sends many or large lookups waits for its own, not others for it, and keeps the loop no busier than one
-// that waits for each answer. Loop only.
+// 1993). While several clients are active, lookups that take long, and those of a client that has asked for much
+// lately, are for threads of their own, which have what processor time the others leave, one of a connection at a time.
+// So a client that sends many or large lookups waits for its own, not others for it, and keeps the loop no busier than
+// one that waits for each answer. Loop only.
 #ifndef COLDKV_DAEMON_READS_H
 #define COLDKV_DAEMON_READS_H
 

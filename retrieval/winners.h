@@ -25,8 +25,8 @@ struct winners {
 /* Bytes of memory for a range of so many tokens. */
 size_t winners_bytes(uint32_t tokens);
 
-/* `memory` is the caller's, winners_bytes long, aligned for uint64_t and all zero; winners_clear leaves it so again. The
- * range has been through range_index. */
+/* `memory` is the caller's, winners_bytes long, aligned for uint64_t and all zero; winners_clear leaves it so again.
+ * The range has been through range_index. */
 void winners_init(struct winners *winners, void *memory, const struct range *range, uint32_t layer, uint32_t head);
 void winners_clear(struct winners *winners);
 
