@@ -5,13 +5,19 @@
 # Every test there is: builds build/ (release) and build-asan/ (AddressSanitizer and UndefinedBehaviorSanitizer), runs
 # meson's tests in both, the fuzz targets for a few seconds each (build-fuzz/), many clients under ThreadSanitizer
 # (build-tsan/) and the house rules, and ends with "N passed, N failed, N skipped". Exit status 0
-# means none failed. With COLDKV_WERROR=1 warnings are errors.
+# means none failed. With COLDKV_WERROR=1 warnings are errors. With COLDKV_ENGINES=1 the tests of inference engines run
+# too; otherwise they are skipped, for they need packages from PyPI that take minutes to install, once for a machine.
 set -eu
 
 root=$(cd -- "$(dirname -- "$0")/.." && pwd)
 cd "$root"
 
-sh tools/install-deps.sh tests
+engines=${COLDKV_ENGINES:-0}
+if [ "$engines" = 1 ]; then
+  sh tools/install-deps.sh engines
+else
+  sh tools/install-deps.sh tests
+fi
 
 werror=false
 [ "${COLDKV_WERROR:-0}" = 0 ] || werror=true
@@ -68,6 +74,16 @@ suite() {
     $summary --failed "$directory: meson test did not run" >>"$results/counts"
   fi
 }
+
+# Before any test's time limit runs. Who asks for these tests is told when they cannot run, not that they are skipped.
+if [ "$engines" = 1 ]; then
+  echo "== engines: virtual environment"
+  if ! sh tests/engines/venv.sh >"$results/venv.log" 2>&1; then
+    tail -n 40 "$results/venv.log"
+    $summary --failed "engine tests: their packages cannot be installed, so none of them ran" >>"$results/counts"
+    export COLDKV_ENGINES=0
+  fi
+fi
 
 suite build 1 --buildtype=release
 suite build-asan 5 --buildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false -Dcuda=disabled

@@ -3,11 +3,12 @@
 # SPDX-FileCopyrightText: The coldkv authors
 #
 # Installs what is missing to build coldkv on Debian 12: `install-deps.sh demo` for the programs and the demo,
-# `install-deps.sh tests` for the tests too. Looks first, and calls apt only when something is missing.
+# `install-deps.sh tests` for the tests too, `install-deps.sh engines` for those with COLDKV_ENGINES=1 as well. Looks
+# first, and calls apt only when something is missing.
 set -eu
 
 usage() {
-  echo "usage: install-deps.sh demo|tests" >&2
+  echo "usage: install-deps.sh demo|tests|engines" >&2
   exit 2
 }
 
@@ -53,7 +54,7 @@ look() {
   want_library liburing liburing-dev
   want_library msgpack libmsgpack-dev
   want_library openblas libopenblas-dev
-  [ "$1" = tests ] || return 0
+  [ "$1" != demo ] || return 0
   want_library cmocka libcmocka-dev
   want_command clang-tidy clang-tidy
   want_command clang clang
@@ -66,6 +67,9 @@ look() {
   want_python msgpack python3-msgpack
   want_python numpy python3-numpy
   want_python pytest python3-pytest
+  [ "$1" = engines ] || return 0
+  want_command g++ g++
+  want_python ensurepip python3-venv
 }
 
 as_root() {
@@ -83,7 +87,7 @@ install() {
 
 [ $# -eq 1 ] || usage
 case $1 in
-  demo | tests) ;;
+  demo | tests | engines) ;;
   *) usage ;;
 esac
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The coldkv authors
 #
-# One engine test in the virtual environment of venv.sh: run.sh PYTEST-ARGUMENT...
+# Engine tests in the virtual environment of venv.sh: run.sh PYTEST-ARGUMENT...
 # Skips unless COLDKV_ENGINES=1, because that environment takes minutes and gigabytes to make.
 set -eu
 
@@ -11,4 +11,4 @@ if [ "${COLDKV_ENGINES:-}" != 1 ]; then
   exit 77
 fi
 venv=$(sh "$(dirname "$0")/venv.sh")
-PYTHONDONTWRITEBYTECODE=1 exec "$venv/bin/python" -m pytest -q -p no:cacheprovider "$@"
+PYTHONDONTWRITEBYTECODE=1 exec "$venv/bin/python" -m pytest -q -rs -p no:cacheprovider "$@"

@@ -80,7 +80,8 @@ REFUSED = {
                      "depend on the length"),
     "learned positions": (transformers.GPT2Config(vocab_size=300, n_embd=128, n_layer=2, n_head=2), "does not rotate"),
     "a layer without rope": (transformers.SmolLM3Config(**SMALL, no_rope_layers=[1, 0]), "layer 1 does not rotate"),
-    "no attention to take over": (transformers.MambaConfig(vocab_size=300, hidden_size=64, num_hidden_layers=2), ""),
+    "no attention to take over": (transformers.MambaConfig(vocab_size=300, hidden_size=64, num_hidden_layers=2),
+                                  "attention|Mamba"),
 }
 
 

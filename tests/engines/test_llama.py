@@ -1,12 +1,11 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The coldkv authors
-"""coldkv under an unpatched llama.cpp, on the demo's model. Usage: test_llama.py COLDKVD BUILD-FOLDER [long] [TEST ...]
+"""coldkv under an unpatched llama.cpp, on the demo's model. Usage: test_llama.py COLDKVD BUILD-FOLDER [TEST ...]
 
-Needs COLDKV_ENGINES=1; makes the virtual environment and builds in BUILD-FOLDER, both once. "long": 100 documents of
-16,384 tokens, and memory at 65,536."""
+Needs COLDKV_ENGINES=1; makes the virtual environment and builds in BUILD-FOLDER, both once. tools/quality measures the
+same at length."""
 import os
-import random
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-sys.path[:0] = [HERE, os.path.join(ROOT, "tests", "integration")]
+sys.path[:0] = [os.path.join(ROOT, "tools", "quality"), os.path.join(ROOT, "tests", "integration")]
 
 BLOCK = 64
 VOCABULARY = 260
@@ -26,52 +25,14 @@ def skip(reason):
 
 
 def prepare(build):
-    """The models as GGUF and the programs in `build`; returns the environment's python."""
+    """The models as GGUF and the programs in `build`."""
     venv = subprocess.run(["sh", os.path.join(HERE, "venv.sh")], stdout=subprocess.PIPE, text=True,
                           check=True).stdout.strip()
-    python = os.path.join(venv, "bin", "python")
-    site = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-                          stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-    setup = ["meson", "setup", build, ROOT, "--buildtype=release", "-Dtests=disabled", "-Dcuda=disabled",
-             "-Ddemo=enabled", "-Dpython=disabled", "-Dllama=" + site]
-    if os.path.exists(os.path.join(build, "build.ninja")):
-        setup.insert(2, "--reconfigure")
-    for command in (setup, ["ninja", "-C", build, "tests/engines/llama_driver", "tests/engines/demo_logits",
-                            "tools/llama/coldkv-llama"]):
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        if done.returncode:
-            sys.exit(done.stdout)
-    for variant in ("", "half", "yarn"):
-        subprocess.run([python, os.path.join(HERE, "tiny_gguf.py"), os.path.join(ROOT, "tools", "demo", "model"),
-                        os.path.join(build, f"tiny{variant}.gguf"), variant], check=True)
-
-
-class Driver:
-    """llama_driver under way."""
-
-    def __init__(self, build, socket, model="tiny"):
-        self.process = subprocess.Popen(
-            [os.path.join(build, "tests", "engines", "llama_driver"), os.path.join(build, model + ".gguf"), socket,
-             "1"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-
-    def __call__(self, *words):
-        self.process.stdin.write(" ".join(map(str, words)) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer or answer.startswith("failed"):
-            raise RuntimeError(f"{words}: {answer!r}")
-        return answer.rstrip("\n")
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
+    llama_build.build(build, os.path.join(venv, "bin", "python"), ("", "half", "yarn"))
 
 
 class WithLlama(unittest.TestCase):
-    coldkvd, build, long = None, None, False
+    coldkvd, build = None, None
 
     def setUp(self):
         self.daemon = Daemon(self.coldkvd)
@@ -79,10 +40,13 @@ class WithLlama(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = folder.name
-        self.rng = random.Random(5)
 
     def driver(self, model="tiny"):
-        driver = Driver(self.build, self.daemon.socket, model)
+        return self.start("quality-llama", os.path.join(self.build, model + ".gguf"))
+
+    def start(self, program, model):
+        driver = Driver(os.path.join(self.build, "tools", "quality", program), model, self.daemon.socket, 1,
+                        errors=subprocess.DEVNULL)
         self.addCleanup(driver.kill)
         return driver
 
@@ -93,26 +57,32 @@ class WithLlama(unittest.TestCase):
                 file.write(data)
         return path
 
-    def filler(self, size=1 << 18):
-        path = self.path("filler")
-        self.driver()("write", path, 3, size)
-        with open(path, "rb") as file:
-            return file.read()
+    def filler(self, size=4096):
+        return self.path("filler", documents.filler(3, size).encode())
 
-    def document(self, size, facts, filler):
-        text, facts = document(self.rng, filler, size, facts)
-        return self.path("document", text), facts
+    def document(self, facts):
+        """A document of 4096 bytes, and its facts, all of them older than the trained window."""
+        text, found = documents.document(5, 4096, facts)
+        return self.path("document", text.encode()), found
 
-    def ask(self, driver, question, retrieve):
-        return driver("ask", 5, retrieve, self.path("question", question), 0, len(question))
+    def ask(self, driver, facts, slots):
+        answers = []
+        for fact in facts:
+            path = self.path("question", fact.question.encode())
+            said = driver("ask", documents.DIGITS, path, 0, len(fact.question), slots).split()
+            answers.append("".join(chr(int(id)) for id in said))
+        return answers
 
-    def logits(self, size, begin, retrieve, model="tiny"):
+    def logits_of(self, driver, path, first, count, slots):
+        out = self.path("logits", b"")
+        driver("logits", out, path, first, count, slots)
+        return numpy.fromfile(out, numpy.float32).reshape(count, VOCABULARY).astype(float)
+
+    def logits(self, size, begin, slots, model="tiny"):
         """[size][VOCABULARY] of the filler's first bytes, in a context that the words `begin` make."""
-        out, driver = self.path("logits", b""), self.driver(model)
+        driver = self.driver(model)
         driver(*begin)
-        driver("logits", out, self.path("filler"), 0, size, retrieve)
-        driver("close")
-        return numpy.fromfile(out, numpy.float32).reshape(size, VOCABULARY).astype(float)
+        return self.logits_of(driver, self.filler(), 0, size, slots)
 
     def read(self, driver, path, size):
         """Reads a document of whole blocks: the hot window does not move while up to a block is asked and answered."""
@@ -131,9 +101,8 @@ class TestWindow(WithLlama):
     """Against the same llama.cpp with the whole text in its cache."""
 
     def check(self, flash, model, size):
-        self.filler()
-        exact = self.logits(size, ("plain", 2048, flash), 0, model)
-        ours = self.logits(size, ("open", f"window{flash}{model}", 8, 64, flash), 1, model)
+        exact = self.logits(size, ("plain", flash), 0, model)
+        ours = self.logits(size, ("open", f"window{flash}{model}", 8, 64, flash), 64, model)
         hot = abs(exact[:256] - ours[:256]).max()
         self.assertLess(hot, 0.1 if flash else 1e-4)  # flash attention in f16 sums cells in another order
         divergences = divergence(exact, ours)[256:]
@@ -144,28 +113,25 @@ class TestWindow(WithLlama):
         self.assertGreaterEqual(same, 0.975)
 
     def test_llama(self):
-        self.check(0, "tiny", 1900 if self.long else 896)
+        self.check(0, "tiny", 896)
 
     def test_flash_attention_and_half_split_rope(self):
-        self.check(1, "tinyhalf", 1900 if self.long else 640)
+        self.check(1, "tinyhalf", 640)
 
     def test_yarn(self):
-        self.check(0, "tinyyarn", 1900 if self.long else 640)
+        self.check(0, "tinyyarn", 640)
 
     def same_as_operator(self, size, most):
         """Slots at the right places: the last tokens' logits are those of coldkv's own attention in f32."""
-        self.filler()
-        count, out, driver = 32, self.path("logits", b""), self.driver("tinyhalf")
-        driver("open", "ours", 8, 64, 0)
-        driver("feed", self.path("filler"), 0, size - count, 1)
-        driver("logits", out, self.path("filler"), size - count, count, 1)
-        ours = numpy.fromfile(out, numpy.float32).reshape(count, VOCABULARY).astype(float)
-        subprocess.run([os.path.join(self.build, "tests", "engines", "demo_logits"),
-                        os.path.join(ROOT, "tools", "demo", "model"), self.daemon.socket,
-                        os.path.join(self.build, "tinyhalf.gguf"), self.path("filler"), str(size), str(count), out],
-                       check=True)
-        operator = numpy.fromfile(out, numpy.float32).reshape(count, VOCABULARY).astype(float)
-        divergences = divergence(operator, ours)
+        count, found = 32, []
+        for program, model, begin in (
+                ("quality-llama", os.path.join(self.build, "tinyhalf.gguf"), (8, 64, 0)),
+                ("quality-demo", llama_build.MODEL, (os.path.join(self.build, "tinyhalf.gguf"),))):
+            driver = self.start(program, model)
+            driver("open", program, *begin)
+            driver("feed", self.filler(), 0, size - count, 0)
+            found.append(self.logits_of(driver, self.filler(), size - count, count, 64))
+        divergences = divergence(found[1], found[0])
         print(f"{size} tokens, against coldkv's operator: mean KL {divergences.mean():.2g}, "
               f"largest {divergences.max():.2g}")
         self.assertLess(divergences.mean(), most)
@@ -178,95 +144,87 @@ class TestWindow(WithLlama):
 
     def test_rows_have_slots_of_their_own(self):
         """Blocks of eight tokens give what single tokens give."""
-        self.filler()
-        one, eight = (self.logits(640, ("open", f"rows{rows}", rows, 64, 0), 1)[384:] for rows in (1, 8))
+        one, eight = (self.logits(512, ("open", f"rows{rows}", rows, 64, 0), 64)[384:] for rows in (1, 8))
         print(f"rows: median KL {numpy.median(divergence(one, eight)):.3g}, mean {divergence(one, eight).mean():.3g}")
         self.assertLess(numpy.median(divergence(one, eight)), 1e-5)
         self.assertGreaterEqual((one.argmax(1) == eight.argmax(1)).mean(), 0.99)
 
 
 class TestFacts(WithLlama):
-    def test_facts(self):
-        """Facts far past the window are answered, and not without retrieval."""
-        documents, size, count = (100, 16384, 1) if self.long else (1, 6144, 4)
-        filler, right, cut = self.filler(), 0, 0
-        for i in range(documents):
-            path, facts = self.document(size, count, filler)
-            driver = self.driver()
-            driver("open", f"facts{i}", 8, 64, i % 2)
-            self.read(driver, path, size)
-            for question, digits in facts:
-                right += self.ask(driver, question, 1) == digits
-                cut += self.ask(driver, question, 0) == digits
-            driver.kill()
-        print(f"{size} tokens, facts {count}: {right} of {documents * count} right, {cut} without retrieval")
-        self.assertGreaterEqual(right / (documents * count), 0.95)
-        self.assertEqual(cut, 0)
-
     def test_killed(self):
-        """A conversation goes on after both processes were killed."""
-        path, facts = self.document(4096, 3, self.filler())
+        """Facts from past the window are answered, not without retrieval, and again after both processes were
+        killed."""
+        path, facts = self.document(4)
         driver = self.driver()
-        driver("open", "killed", 8, 64, 0)
+        driver("open", "killed", 8, 64, 1)
         self.read(driver, path, 4096)
-        before = [self.ask(driver, question, 1) for question, _ in facts]
+        right = [fact.digits for fact in facts]
+        self.assertEqual(self.ask(driver, facts, 64), right)
         driver("sync")
         driver.kill()
         self.daemon.kill()
         self.daemon.start()
         driver = self.driver()
         self.assertEqual(driver("open", "killed", 3, 64, 0), "4096")  # fewer rows than sinks
-        after = [self.ask(driver, question, 1) for question, _ in facts]
-        self.assertEqual(after, before)
-        self.assertEqual(after, [digits for _, digits in facts])
-        self.assertNotEqual([self.ask(driver, question, 0) for question, _ in facts], before)
+        self.assertEqual(self.ask(driver, facts, 64), right)
+        self.assertFalse(set(self.ask(driver, facts, 0)) & set(right))
 
-    def test_program(self):
-        """coldkv-llama, twice: the second time it only remembers."""
-        path, facts = self.document(4096, 2, self.filler())
+    def chat(self, text, facts, die):
+        """coldkv-llama reads the text and answers questions; it and the daemon are killed while it waits for more."""
         command = [os.path.join(self.build, "tools", "llama", "coldkv-llama"), "-m",
                    os.path.join(self.build, "tiny.gguf"), "-c", "chat", "--socket", self.daemon.socket, "--temperature",
-                   "0", "--threads", "1", "--predict", "12"]
-        questions = b"".join(question[1:] + b"\n" for question, _ in facts)
-        for more in (["--read", path], []):
-            answer = subprocess.run(command + more, input=questions, stdout=subprocess.PIPE, check=True).stdout
-            self.assertEqual(answer.decode().split(), [digits for _, digits in facts])
-            self.daemon.kill()
-            self.daemon.start()
+                   "0", "--threads", "1", "--predict", "12", "--read", text]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+            answers = []
+            for fact in facts:
+                program.stdin.write(fact.question[1:].encode() + b"\n")
+                program.stdin.flush()
+                answers.append(program.stdout.readline().decode().strip())
+            if die:
+                program.stdin.write(b"x" * 300 + b"\n")  # it is at work
+                program.stdin.flush()
+                self.daemon.kill()
+                program.kill()
+            else:
+                program.stdin.close()
+                self.assertEqual(program.wait(), 0)
+        return answers
+
+    def test_program(self):
+        """coldkv-llama goes on after both processes were killed. In between it reads more than the hot window holds, so
+        that what it said before is no help; one fact it was not asked for before."""
+        path, facts = self.document(4)
+        right = [fact.digits for fact in facts]
+        self.assertEqual(self.chat(path, facts[:3], die=True), right[:3])
+        self.daemon.start()
+        self.assertEqual(self.chat(self.filler(640), facts, die=False), right)
 
 
 class TestGoingBack(WithLlama):
-    def logits_of(self, driver, retrieve, first=2048, size=8):
-        out = self.path("logits", b"")
-        driver("logits", out, self.path("filler"), first, size, retrieve)
-        return numpy.fromfile(out, numpy.float32)
-
     def test_rewind(self):
         """What is fed again gives the same; a moved hot window is not brought back."""
-        self.filler()
-        driver = self.driver()
+        filler, driver = self.filler(), self.driver()
         driver("open", "rewind", 8, 64, 0)
-        driver("feed", self.path("filler"), 0, 2048, 0)
-        first = self.logits_of(driver, 1)
-        driver("feed", self.path("filler"), 3000, 40, 1)
-        driver("rewind", 2048)
-        self.assertLess(abs(first - self.logits_of(driver, 1)).max(), 1e-4)
-        driver("feed", self.path("filler"), 3000, 100, 1)
+        driver("feed", filler, 0, 1024, 0)
+        first = self.logits_of(driver, filler, 1024, 8, 64)
+        driver("feed", filler, 3000, 40, 64)
+        driver("rewind", 1024)
+        self.assertLess(abs(first - self.logits_of(driver, filler, 1024, 8, 64)).max(), 1e-4)
+        driver("feed", filler, 3000, 100, 64)
         with self.assertRaises(RuntimeError) as caught:
-            driver("rewind", 2048)
-        self.assertIn("2112 is possible", str(caught.exception))
+            driver("rewind", 1024)
+        self.assertIn("1088 is possible", str(caught.exception))
 
     def test_daemon_away(self):
         """Slots that nothing fills have no part in attention: it is that to sinks and hot window."""
-        self.filler()
-        logits = []
-        for retrieve in (0, 1):
+        logits, filler = [], self.filler()
+        for slots in (0, 64):
             driver = self.driver()
-            driver("open", f"away{retrieve}", 8, 64, 0)
-            driver("feed", self.path("filler"), 0, 2048, 0)
+            driver("open", f"away{slots}", 8, 64, 0)
+            driver("feed", filler, 0, 1024, 0)
             driver("sync")
             self.daemon.kill()
-            logits.append(self.logits_of(driver, retrieve))
+            logits.append(self.logits_of(driver, filler, 1024, 8, slots))
             driver.kill()
             self.daemon.start()
         self.assertLess(abs(logits[0] - logits[1]).max(), 1e-3)
@@ -275,17 +233,31 @@ class TestGoingBack(WithLlama):
 class TestMemory(WithLlama):
     def test_flat(self):
         """The engine's memory does not grow with the conversation."""
-        end = 65536 if self.long else 6144
-        self.filler(end)
-        driver = self.driver()
+        end, sizes = 4096, []
+        filler, driver = self.filler(end), self.driver()
         driver("open", "long", 8, 64, 0)
-        sizes = []
-        for first, last in ((0, 2048), (2048, end)):
-            driver("feed", self.path("filler"), first, last - first - BLOCK, 0)
-            driver("feed", self.path("filler"), last - BLOCK, BLOCK, 1)
+        for first, last in ((0, 1024), (1024, end)):
+            driver("feed", filler, first, last - first - BLOCK, 0)
+            driver("feed", filler, last - BLOCK, BLOCK, 64)
             sizes.append(int(driver("memory")))
-        print(f"resident KiB at 2048 and {end} tokens: {sizes}")
+        print(f"resident bytes at 1024 and {end} tokens: {sizes}")
         self.assertLess(sizes[1], 1.05 * sizes[0])
+
+
+class TestHarness(WithLlama):
+    def test_llama_is_an_engine(self):
+        """tools/quality asks, times and weighs llama.cpp as every other engine."""
+        engine = Lines("llama.cpp", self.driver(), 1)
+        self.addCleanup(engine.folder.cleanup)
+        meter = measure.Meter(engine, 64, lambda books: [measure.examine(engine, book, 64, "book") for book in books])
+        self.assertEqual(meter.passkey(3072, 3, 3), {
+            "accuracy": 1, "questions": 3, "documents": 1, "cut": 0, "cut_questions": 3})
+        self.assertGreater(meter.memory([512])["sizes"][0]["resident"], 1 << 20)
+        self.assertGreater(engine.decode_seconds([65] * 256, 8, 0), 0)
+        engine.open("speed")
+        engine.feed([65] * 640, 0)
+        self.assertGreater(engine.decode_seconds([], 60, 64), 0)
+        self.assertEqual(engine.driver("close"), "0")
 
 
 class TestRefusals(WithLlama):
@@ -319,13 +291,13 @@ class TestRefusals(WithLlama):
 if os.environ.get("COLDKV_ENGINES") != "1":
     skip("COLDKV_ENGINES=1 runs the engine tests, which download and build packages")
 import numpy  # noqa: E402  pylint: disable=wrong-import-position
+import documents  # noqa: E402  pylint: disable=wrong-import-position
+import measure  # noqa: E402  pylint: disable=wrong-import-position
+import llama_build  # noqa: E402  pylint: disable=wrong-import-position
 from coldkv_protocol import Daemon  # noqa: E402  pylint: disable=wrong-import-position
-from engine_documents import document  # noqa: E402  pylint: disable=wrong-import-position
+from engine_lines import Driver, Lines  # noqa: E402  pylint: disable=wrong-import-position
 
 WithLlama.coldkvd, WithLlama.build = map(os.path.abspath, sys.argv[1:3])
 del sys.argv[1:3]
-if sys.argv[1:2] == ["long"]:
-    WithLlama.long = True
-    del sys.argv[1]
 prepare(WithLlama.build)
 unittest.main(verbosity=2)

@@ -1,63 +1,80 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The coldkv authors
-"""The quality harness in its smallest form: it measures, writes a receipt, confirms it, and confirms no other."""
+"""The quality harness in its smallest form: it measures, writes a receipt, confirms it, and confirms no other. Of the
+engines here are transformers and the demo's; llama.cpp is in test_llama.py."""
+import copy
 import json
 import os
-import subprocess
 import sys
 
 import documents
+import quality
 import receipt
-from conftest import ROOT
 
-HARNESS = os.path.join(ROOT, "tools", "quality", "quality.py")
-
-
-def run(*arguments):
-    answer = subprocess.run([sys.executable, HARNESS, *arguments, "--coldkvd", os.environ["COLDKVD"]],
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    return answer.returncode, answer.stdout
+SETTINGS = {"engines": ["transformers", "demo"], "cells": [[3072, 3, 3]], "window_documents": 0, "speed_size": 0,
+            "memory": [], "device": "cpu", "dtype": "float32", "threads": 1, "slots": 64, "jobs": 1}
 
 
-def test_a_receipt_is_written_and_confirmed(tmp_path):
+def harness(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["quality.py", *arguments])
+    status = quality.main()
+    return status, capsys.readouterr().out
+
+
+def test_a_receipt_is_written_and_confirmed(monkeypatch, capsys, tmp_path):
     first, second, forged = (str(tmp_path / name) for name in ("first", "second", "forged"))
-    status, output = run("run", "--cells", "4096:1:1", "4096:4:4", "--receipt", first, "--leave-out", "speed")
-    assert status == 0, output
+    daemon = ("--coldkvd", os.environ["COLDKVD"])
+    monkeypatch.setattr(quality, "SMALL", {**SETTINGS, "window_documents": 1, "memory": [512, 1024]})
+    status, output = harness(monkeypatch, capsys, "run", "--engines", "transformers", "demo", *daemon, "--receipt",
+                             first)
+    assert status == 0 and "| transformers" in output and "| demo" in output and "1.000 of 3" in output, output
     with open(first, encoding="utf-8") as file:
         written = json.load(file)
-    cells = written["figures"]["passkey"]
-    assert cells["4096 tokens, 1 fact"]["accuracy"] == 1 and cells["4096 tokens, 4 facts"]["accuracy"] >= 0.75
-    assert all(cell["cut"] == 0 for cell in cells.values())
-    assert written["figures"]["window"]["top1"] >= 0.975 and written["figures"]["memory"]["growth"]["resident"] < 1.05
+    for name in SETTINGS["engines"]:
+        figures = written["figures"][name]
+        assert figures["passkey"]["3072 tokens, 3 facts"]["accuracy"] == 1
+        assert figures["passkey"]["3072 tokens, 3 facts"]["cut"] == 0
+        assert figures["window"]["top1"] >= 0.975 and figures["memory"]["growth"]["resident"] < 1.05
+        assert written["engines"][name]["versions"] and written["engines"][name]["device"]
+    assert written["hashes"]["texts"]["transformers"] == written["hashes"]["texts"]["demo"]
     for name in ("weights", "texts", "coldkvd", "libcoldkv"):
         assert written["hashes"][name]
-    assert written["engine"]["versions"]["transformers"] and written["machine"]["processor"] and written["command"]
+    assert written["machine"]["processor"] and written["command"] and written["project"]["version"]
 
-    written["settings"].update(window_documents=0, memory=[], cells=[[4096, 4, 4]])
-    cells.pop("4096 tokens, 1 fact")
-    written["figures"] = {"passkey": cells}
-    cells["4096 tokens, 4 facts"]["accuracy"] = 0.0
+    written["settings"] = {**SETTINGS, "engines": ["demo"]}
+    written["figures"] = {"demo": {"passkey": written["figures"]["demo"]["passkey"]}}
+    written["hashes"]["texts"] = {"demo": written["hashes"]["texts"]["demo"]}
+    written["figures"]["demo"]["passkey"]["3072 tokens, 3 facts"]["accuracy"] = 0.0
     with open(forged, "w", encoding="utf-8") as file:
         json.dump(written, file)
-    status, output = run("check", forged, "--receipt", second)
-    assert status == 1 and "accuracy 0.000" in output and "texts: the hashes differ" in output
-    status, output = run("check", second)
+    status, output = harness(monkeypatch, capsys, "check", forged, *daemon, "--receipt", second)
+    assert status == 1 and "demo: passkey" in output and "accuracy 0.000" in output and "texts: the hashes" in output
+    status, output = harness(monkeypatch, capsys, "check", second, *daemon)
     assert status == 0 and "confirmed" in output, output
+    status, output = harness(monkeypatch, capsys, "show", first, forged)
+    assert "| 0.000 of 3 " in output and "| 1.000 of 3" in output
 
 
 def test_what_is_compared():
-    def made(**changes):
-        figures = {"passkey": {"a": {"accuracy": 0.9, "cut": 0.0}}, "memory": {"growth": {"resident": 1.0}},
-                   "window": {"top1": 0.98, "kl_median": 0.0002}}
-        for name, value in changes.items():
-            part, _, key = name.partition("__")
-            (figures[part]["a"] if part == "passkey" else figures[part])[key] = value
-        return {"hashes": {"weights": 1, "texts": 2}, "figures": figures}
+    made = {"hashes": {"weights": 1, "texts": 2},
+            "figures": {"llama.cpp": {"passkey": {"a": {"accuracy": 0.9, "cut": 0.0}},
+                                      "memory": {"growth": {"resident": 1.0}},
+                                      "window": {"top1": 0.98, "kl_median": 0.0002}}}}
 
-    assert not list(receipt.differences(made(), made(passkey__accuracy=0.92)))
-    for change in ({"passkey__accuracy": 0.8}, {"passkey__cut": 0.2}, {"window__top1": 0.9},
-                   {"window__kl_median": 0.0004}, {"memory__growth": {"resident": 1.2}}):
-        assert len(list(receipt.differences(made(), made(**change)))) == 1, change
+    def changed(*path, to):
+        other = copy.deepcopy(made)
+        place = other
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = to
+        return len(list(receipt.differences(made, other)))
+
+    mine = ("figures", "llama.cpp")
+    assert changed(*mine, "passkey", "a", "accuracy", to=0.92) == 0
+    assert changed(*mine, "passkey", "a", "accuracy", to=0.8) == changed(*mine, "passkey", "a", "cut", to=0.2) == 1
+    assert changed(*mine, "window", "top1", to=0.9) == changed(*mine, "window", "kl_median", to=0.0004) == 1
+    assert changed(*mine, "memory", "growth", "resident", to=1.2) == changed(*mine, "memory", to=None) == 1
+    assert changed("hashes", "weights", to=3) == 1 and changed("figures", to={}) >= 3
 
 
 def test_texts_state_every_fact_before_the_end():

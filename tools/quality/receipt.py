@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 
-FORMAT = 1
+FORMAT = 2
 # What a second run may differ by: in answers, by chance on another machine; in divergence, as a share.
 ACCURACY_SLACK, TOP1_SLACK, KL_SHARE, GROWTH_SLACK = 0.05, 0.005, 0.25, 0.05
 
@@ -63,19 +63,28 @@ def differences(old, new):
     for name in ("weights", "texts"):
         if old["hashes"][name] != new["hashes"][name]:
             yield f"{name}: the hashes differ, so this is another measurement"
-    for cell, figures in old["figures"]["passkey"].items():
-        again = new["figures"]["passkey"].get(cell)
+    for name, figures in old["figures"].items():
+        for difference in engine_differences(figures, new["figures"].get(name, {"passkey": {}})):
+            yield f"{name}: {difference}"
+
+
+def engine_differences(old, new):
+    for cell, figures in old["passkey"].items():
+        again = new["passkey"].get(cell)
         for kind in ("accuracy", "cut"):
             if again is None or abs(again[kind] - figures[kind]) > ACCURACY_SLACK:
                 yield f"passkey {cell}: {kind} {figures[kind]:.3f}, again {again and round(again[kind], 3)}"
-    before, again = old["figures"].get("window"), new["figures"].get("window")
-    if before:
+    before, again = old.get("window"), new.get("window")
+    if before and not again:
+        yield "inside the window: not measured again"
+    elif before:
         if abs(before["top1"] - again["top1"]) > TOP1_SLACK:
             yield f"same likeliest token: {before['top1']:.4f}, again {again['top1']:.4f}"
         if abs(before["kl_median"] - again["kl_median"]) > KL_SHARE * before["kl_median"]:
             yield f"median KL: {before['kl_median']:.6f}, again {again['kl_median']:.6f}"
-    before, again = old["figures"].get("memory"), new["figures"].get("memory")
+    before, again = old.get("memory"), new.get("memory")
     if before:
         for kind, growth in before["growth"].items():
-            if abs(growth - again["growth"].get(kind, 0)) > GROWTH_SLACK:
-                yield f"memory ({kind}): grew by {growth:.3f}, again by {again['growth'].get(kind)}"
+            found = again["growth"].get(kind) if again else None
+            if found is None or abs(growth - found) > GROWTH_SLACK:
+                yield f"memory ({kind}): grew by {growth:.3f}, again by {found}"
