@@ -26,4 +26,5 @@ def build(folder, python=sys.executable, variants=("",)):
             sys.exit(done.stdout)
     for variant in variants:
         path = os.path.join(folder, f"tiny{variant}.gguf")
-        subprocess.run([python, os.path.join(HERE, "tiny_gguf.py"), MODEL, path, variant], check=True)
+        subprocess.run([python, os.path.join(HERE, "tiny_gguf.py"), MODEL, path + ".new", variant], check=True)
+        os.replace(path + ".new", path)  # llama.cpp maps the file, and another run may be under way
