@@ -455,7 +455,6 @@ extern "C" uint32_t gpu_scan_blocks(uint32_t processors) {
 
 extern "C" cudaError_t gpu_scan_launch(const gpu_launch *launch, uint32_t jobs, int hamming, cudaStream_t stream) {
   void *arguments[] = {const_cast<gpu_launch *>(launch)};
-  const void *kernel = hamming ? reinterpret_cast<const void *>(scan_kernel<true>)
-                               : reinterpret_cast<const void *>(scan_kernel<false>);
+  void (*kernel)(gpu_launch) = hamming ? scan_kernel<true> : scan_kernel<false>;
   return cudaLaunchCooperativeKernel(kernel, dim3(jobs * launch->blocks), dim3(THREADS), arguments, 0, stream);
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// usage: test_gpu [SEED [ROUNDS]]
+// usage: test_gpu [SEED [ROUNDS [RECORDS]]]
 //
-// Checks scans on the GPU against plain C, over random and extreme input, other at every run unless a seed is given.
-// Exits with 77 where there is no GPU.
+// Checks scans on the GPU against plain C, over random and extreme input, other at every run unless a seed that is not
+// 0 is given; columns have up to RECORDS. Exits with 77 where there is no GPU.
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -14,7 +14,7 @@
 #include "retrieval/lane.h"
 #include "tests/proto/random.h"
 
-enum { ROUNDS = 60, JOBS_MAX = 80, RECORDS_MAX = 300000, SKIPPED = 77 };
+enum { ROUNDS = 60, JOBS_MAX = 80, RECORDS = 300000, SKIPPED = 77 };
 
 /* What records look like. */
 enum kind { RANDOM, SCALES_REAL, ALL_EQUAL, FEW_VALUES, LATE_BEST, SAMPLE_BEST, MOSTLY_INVALID, KINDS };
@@ -29,6 +29,7 @@ struct columns {
 };
 
 static struct random randomness;
+static uint32_t records_max = RECORDS;
 static struct error error;
 
 static void give_up(const char *what) {
@@ -67,7 +68,7 @@ static void make_columns(struct gpu *gpu, struct columns *columns, void *stream)
   columns->kind = (enum kind)below(KINDS);
   columns->count = pick == 0   ? edges[below(sizeof edges / sizeof *edges)]
                    : pick == 1 ? below(20000)
-                               : below(RECORDS_MAX);
+                               : below(records_max);
   columns->signature = allocate((size_t)columns->count * 16);
   columns->k_scale = allocate((size_t)columns->count * 2);
   random_fill(&randomness, columns->signature, (size_t)columns->count * 16);
@@ -207,8 +208,9 @@ static uint32_t run_round(struct gpu *gpu, struct gpu_scan *scan, uint32_t *jobs
 }
 
 int main(int argc, char **argv) {
-  uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) : (uint64_t)time(NULL);
+  uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) : 0;
   uint32_t rounds = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 0) : ROUNDS, jobs = 0, wrong = 0;
+  records_max = argc > 3 ? (uint32_t)strtoul(argv[3], NULL, 0) : RECORDS;
   struct gpu *gpu;
   struct gpu_scan *scan;
   struct gpu_info info;
@@ -216,6 +218,8 @@ int main(int argc, char **argv) {
     printf("skipped: %s\n", error.text);
     return error.code == ERR_NOT_SUPPORTED ? SKIPPED : 1;
   }
+  if (seed == 0)
+    seed = (uint64_t)time(NULL);
   gpu_info(gpu, &info);
   printf("%s, seed %llu\n", info.name, (unsigned long long)seed);
   fflush(stdout);

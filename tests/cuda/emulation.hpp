@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// CUDA C++ as a C++ compiler takes it: include this, then a .cu file. Every block is a thread of the system, so that
+// blocks meet with real atomics, and its threads are fibers that take turns where they wait for each other, in another
+// order every time, and now and then at an atomic operation. What a wait depends on and what the real thing leaves
+// undefined (threads that wait at different barriers, lanes that are missing, memory nobody wrote) ends the program
+// or meets random bytes. What only real hardware has, races within an order of turns among them, is not seen.
+#ifndef COLDKV_TESTS_CUDA_EMULATION_HPP
+#define COLDKV_TESTS_CUDA_EMULATION_HPP
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+
+#define __device__
+#define __global__
+#define __grid_constant__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __shared__ static thread_local
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+
+struct emulated_index {
+  unsigned x;
+};
+
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+
+namespace emulation {
+
+enum { BLOCKS_PER_PROCESSOR = 2, WARP = 32 };
+
+struct Place {
+  emulated_index thread, block, block_size, grid;
+};
+extern thread_local Place place;
+
+/* Of a block: waits for all its threads, and returns in how many `here` is true. `line` tells barriers apart. */
+uint32_t barrier(int line, bool here);
+/* Of a warp: waits for all its threads, and returns what each of them gave. */
+const uint64_t *exchange(int line, uint32_t mask, uint64_t value);
+/* Lets other threads go on. */
+void yield();
+/* The same, now and then. */
+void stagger();
+
+/* Runs `kernel` in every thread of the grid, when the stream comes to it. All blocks run at a time if they must. */
+cudaError_t launch(dim3 grid, dim3 block, bool all_at_a_time, std::function<void()> kernel);
+
+template <typename T> T shuffle(int line, uint32_t mask, T value, uint32_t from) {
+  static_assert(sizeof(T) <= sizeof(uint64_t), "what a lane gives");
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  const uint64_t *all = exchange(line, mask, bits);
+  std::memcpy(&value, &all[from % WARP], sizeof value);
+  return value;
+}
+
+inline uint32_t lane() { return place.thread.x % WARP; }
+
+inline uint32_t ballot(int line, uint32_t mask, bool here) {
+  const uint64_t *all = exchange(line, mask, here);
+  uint32_t bits = 0;
+  for (uint32_t i = 0; i < WARP; i++)
+    bits |= mask >> i & 1 ? static_cast<uint32_t>(all[i] & 1) << i : 0;
+  return bits;
+}
+
+template <typename T> T reduce_add(int line, uint32_t mask, T value) {
+  const uint64_t *all = exchange(line, mask, static_cast<uint64_t>(value));
+  T sum = 0;
+  for (uint32_t i = 0; i < WARP; i++)
+    sum += mask >> i & 1 ? static_cast<T>(all[i]) : 0;
+  return sum;
+}
+
+} // namespace emulation
+
+#define threadIdx (emulation::place.thread)
+#define blockIdx (emulation::place.block)
+#define blockDim (emulation::place.block_size)
+#define gridDim (emulation::place.grid)
+
+/* --- within a block ---------------------------------------------------------------------------------------------- */
+
+#define __syncthreads() static_cast<void>(emulation::barrier(__LINE__, false))
+#define __syncthreads_count(here) (emulation::barrier(__LINE__, (here)))
+#define __syncthreads_or(here) (emulation::barrier(__LINE__, (here)) != 0)
+#define __syncwarp() static_cast<void>(emulation::exchange(__LINE__, ~0u, 0))
+#define __shfl_sync(mask, value, from) (emulation::shuffle(__LINE__, (mask), (value), (from)))
+#define __shfl_xor_sync(mask, value, with)                                                                             \
+  (emulation::shuffle(__LINE__, (mask), (value), emulation::lane() ^ static_cast<uint32_t>(with)))
+#define __shfl_up_sync(mask, value, by)                                                                                \
+  (emulation::shuffle(__LINE__, (mask), (value),                                                                       \
+                      emulation::lane() >= (by) ? emulation::lane() - (by) : emulation::lane()))
+#define __shfl_down_sync(mask, value, by)                                                                              \
+  (emulation::shuffle(__LINE__, (mask), (value),                                                                       \
+                      emulation::lane() + (by) < 32 ? emulation::lane() + (by) : emulation::lane()))
+#define __ballot_sync(mask, here) (emulation::ballot(__LINE__, (mask), (here)))
+#define __any_sync(mask, here) (emulation::ballot(__LINE__, (mask), (here)) != 0)
+#define __all_sync(mask, here) (emulation::ballot(__LINE__, (mask), (here)) == (mask))
+#define __reduce_add_sync(mask, value) (emulation::reduce_add(__LINE__, (mask), (value)))
+
+/* --- memory ------------------------------------------------------------------------------------------------------ */
+
+template <typename T> T __ldg(const T *from) { return *from; }
+template <typename T> T __ldcs(const T *from) { return *from; }
+template <typename T> T __ldcg(const T *from) {
+  T value;
+  __atomic_load(from, &value, __ATOMIC_ACQUIRE);
+  return value;
+}
+
+inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+
+template <typename T, typename V> T atomicAdd(T *at, V value) {
+  emulation::stagger();
+  return __atomic_fetch_add(at, static_cast<T>(value), __ATOMIC_RELAXED);
+}
+
+template <typename T, typename V> T atomicExch(T *at, V value) {
+  emulation::stagger();
+  return __atomic_exchange_n(at, static_cast<T>(value), __ATOMIC_RELAXED);
+}
+
+inline void __nanosleep(unsigned) { emulation::yield(); }
+
+/* --- arithmetic -------------------------------------------------------------------------------------------------- */
+
+using std::max;
+using std::min;
+
+inline int __popc(uint32_t word) { return __builtin_popcount(word); }
+inline int __clzll(long long word) { return word ? __builtin_clzll(static_cast<unsigned long long>(word)) : 64; }
+inline int __ffs(int word) { return __builtin_ffs(word); }
+
+inline uint32_t __float_as_uint(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline float __uint_as_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline float __int2float_rn(int value) { return static_cast<float>(value); }
+inline float __fmul_rn(float a, float b) { return a * b; }
+
+/* --- launches ---------------------------------------------------------------------------------------------------- */
+
+/* A kernel's one argument is copied now, as the real thing does. */
+template <typename A>
+cudaError_t cudaLaunchCooperativeKernel(void (*kernel)(A), dim3 grid, dim3 block, void **arguments, size_t,
+                                        cudaStream_t) {
+  typename std::remove_const<A>::type argument = *static_cast<A *>(arguments[0]);
+  return emulation::launch(grid, block, true, [kernel, argument] { kernel(argument); });
+}
+
+template <typename A>
+cudaError_t cudaLaunchKernel(void (*kernel)(A), dim3 grid, dim3 block, void **arguments, size_t, cudaStream_t) {
+  typename std::remove_const<A>::type argument = *static_cast<A *>(arguments[0]);
+  return emulation::launch(grid, block, false, [kernel, argument] { kernel(argument); });
+}
+
+template <typename A>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void (*)(A), int, size_t) {
+  *blocks = emulation::BLOCKS_PER_PROCESSOR;
+  return cudaSuccess;
+}
+
+#endif

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The coldkv authors
+//
+// Blocks as threads of the system, their threads as fibers. A fiber runs until it has to wait for others of its block
+// or warp, and then the next one that need not wait does.
+#include "tests/cuda/fibers.hpp"
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <ctime>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include <sched.h>
+#include <setjmp.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include "tests/cuda/emulation.hpp"
+
+#if defined(__SANITIZE_ADDRESS__)
+#define SANITIZED 1
+#else
+#define SANITIZED 0
+#endif
+
+thread_local emulation::Place emulation::place;
+
+namespace {
+
+enum { STACK_BYTES = 1 << 16, BLOCKS_AT_A_TIME = 4, STAGGER = 64, NOWHERE = -1 };
+
+struct Fiber {
+  ucontext_t first;            /* where it begins; with a sanitizer, where it is */
+  jmp_buf next;                /* where it goes on */
+  const uint64_t *waits = nullptr; /* until this is another number than `number` */
+  uint64_t number = 0;
+  bool begun = false, done = false;
+};
+
+/* A block's barrier, or a warp's. */
+struct Meeting {
+  uint64_t number = 0; /* of meetings that are over */
+  uint32_t live = 0, arrived = 0;
+  int line = NOWHERE;
+};
+
+struct Warp {
+  Meeting meeting;
+  uint64_t given[emulation::WARP], taken[emulation::WARP];
+};
+
+struct Block {
+  std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
+  char *stacks;
+  Meeting meeting;
+  uint32_t here[2] = {0, 0}; /* of this barrier and the next one */
+  const std::function<void()> *kernel;
+  ucontext_t scheduler;
+  jmp_buf scheduler_next;
+  uint32_t now; /* the fiber that runs */
+  emulation::Place place;
+  uint64_t random;
+
+  explicit Block(unsigned threads) : fibers(threads), warps((threads + 31) / 32) {
+    void *memory = mmap(nullptr, bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED)
+      emulation::die("no memory for the stacks of a block");
+    stacks = static_cast<char *>(memory);
+  }
+  Block(const Block &) = delete;
+  Block &operator=(const Block &) = delete;
+  ~Block() { munmap(stacks, bytes()); }
+  size_t bytes() const { return fibers.size() * STACK_BYTES; }
+};
+
+thread_local Block *block;
+
+uint32_t pick(Block &of, uint32_t below) {
+  of.random = of.random * 6364136223846793005u + 1442695040888963407u;
+  return static_cast<uint32_t>(of.random >> 33) % below;
+}
+
+/* --- turns ------------------------------------------------------------------------------------------------------- */
+
+void end_meeting(Meeting &meeting) {
+  meeting.arrived = 0;
+  meeting.line = NOWHERE;
+  meeting.number++;
+}
+
+/* One thread less to wait for. True when that ends the meeting of the others. */
+bool leave(Meeting &meeting) {
+  meeting.live--;
+  return meeting.arrived && meeting.arrived == meeting.live;
+}
+
+void to_scheduler() {
+  Fiber &self = block->fibers[block->now];
+  if (SANITIZED)
+    swapcontext(&self.first, &block->scheduler);
+  else if (!_setjmp(self.next))
+    _longjmp(block->scheduler_next, 1);
+}
+
+void fiber_main() {
+  (*block->kernel)();
+  Fiber &self = block->fibers[block->now];
+  Warp &warp = block->warps[block->now / emulation::WARP];
+  self.done = true;
+  if (leave(block->meeting)) {
+    block->here[(block->meeting.number + 1) % 2] = 0;
+    end_meeting(block->meeting);
+  }
+  if (warp.meeting.arrived)
+    emulation::die("a thread ends while others of its warp wait for it");
+  warp.meeting.live--;
+  to_scheduler();
+}
+
+/* Lets one fiber go on until it waits, gives way or ends. */
+void resume(Fiber &fiber, uint32_t number) {
+  block->now = number;
+  emulation::place = block->place;
+  emulation::place.thread.x = number;
+  if (SANITIZED)
+    swapcontext(&block->scheduler, &fiber.first);
+  else if (_setjmp(block->scheduler_next))
+    return;
+  else if (fiber.begun)
+    _longjmp(fiber.next, 1);
+  else {
+    fiber.begun = true;
+    setcontext(&fiber.first);
+  }
+}
+
+bool may_run(const Fiber &fiber) { return !fiber.done && (!fiber.waits || *fiber.waits != fiber.number); }
+
+void wait_for(const Meeting &meeting) {
+  Fiber &self = block->fibers[block->now];
+  self.number = meeting.number;
+  self.waits = &meeting.number;
+  to_scheduler();
+  self.waits = nullptr;
+}
+
+void run_all_fibers() {
+  uint32_t count = static_cast<uint32_t>(block->fibers.size());
+  bool backwards = false;
+  while (block->meeting.live) {
+    uint32_t first = pick(*block, count), ran = 0;
+    backwards = pick(*block, 2);
+    for (uint32_t i = 0; i < count; i++) {
+      uint32_t number = (first + (backwards ? count - i : i)) % count;
+      if (!may_run(block->fibers[number]))
+        continue;
+      resume(block->fibers[number], number);
+      ran++;
+    }
+    if (!ran)
+      emulation::die("all threads of a block wait, some at a barrier and others for their warp");
+  }
+}
+
+/* --- blocks ------------------------------------------------------------------------------------------------------ */
+
+void run_block(unsigned number, unsigned blocks, unsigned threads, const std::function<void()> &kernel) {
+  Block here(threads);
+  ucontext_t blank;
+  getcontext(&blank);
+  block = &here;
+  here.kernel = &kernel;
+  here.random = emulation::chance();
+  here.place = {{0}, {number}, {threads}, {blocks}};
+  here.meeting.live = threads;
+  for (unsigned i = 0; i < threads; i++) {
+    Fiber &fiber = here.fibers[i];
+    here.warps[i / emulation::WARP].meeting.live++;
+    fiber.first = blank;
+    fiber.first.uc_stack.ss_sp = here.stacks + static_cast<size_t>(i) * STACK_BYTES;
+    fiber.first.uc_stack.ss_size = STACK_BYTES;
+    fiber.first.uc_link = nullptr;
+    makecontext(&fiber.first, fiber_main, 0);
+  }
+  run_all_fibers();
+}
+
+} // namespace
+
+void emulation::run_grid(unsigned blocks, unsigned threads, bool all_at_a_time,
+                         const std::function<void()> &kernel) {
+  std::atomic<unsigned> next{0};
+  unsigned workers = all_at_a_time ? blocks : std::min<unsigned>(blocks, BLOCKS_AT_A_TIME);
+  std::vector<std::thread> running;
+  for (unsigned i = 0; i < workers; i++)
+    running.emplace_back([&] {
+      for (unsigned number; (number = next++) < blocks;)
+        run_block(number, blocks, threads, kernel);
+    });
+  for (std::thread &thread : running)
+    thread.join();
+}
+
+uint64_t emulation::chance() {
+  static std::atomic<uint64_t> state{static_cast<uint64_t>(time(nullptr)) * 0x9e3779b97f4a7c15u};
+  uint64_t z = state.fetch_add(0x9e3779b97f4a7c15u);
+  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+  return z ^ z >> 31;
+}
+
+void emulation::die(const char *what) {
+  fprintf(stderr, "emulation: %s\n", what);
+  abort();
+}
+
+/* --- what threads call ------------------------------------------------------------------------------------------- */
+
+static void meet(Meeting &meeting, int line) {
+  if (meeting.line != NOWHERE && meeting.line != line) {
+    fprintf(stderr, "emulation: threads wait at lines %d and %d\n", meeting.line, line);
+    abort();
+  }
+  meeting.line = line;
+  meeting.arrived++;
+}
+
+uint32_t emulation::barrier(int line, bool here) {
+  Meeting &meeting = block->meeting;
+  uint64_t number = meeting.number;
+  meet(meeting, line);
+  block->here[number % 2] += here;
+  if (meeting.arrived == meeting.live) {
+    block->here[(number + 1) % 2] = 0;
+    end_meeting(meeting);
+    yield();
+  } else {
+    wait_for(meeting);
+  }
+  return block->here[number % 2];
+}
+
+const uint64_t *emulation::exchange(int line, uint32_t mask, uint64_t value) {
+  Warp &warp = block->warps[block->now / WARP];
+  if (static_cast<uint32_t>(__builtin_popcount(mask)) != warp.meeting.live)
+    die("a warp's operation is not for all of its threads");
+  meet(warp.meeting, line);
+  warp.given[block->now % WARP] = value;
+  if (warp.meeting.arrived == warp.meeting.live) {
+    memcpy(warp.taken, warp.given, sizeof warp.taken);
+    end_meeting(warp.meeting);
+  } else {
+    wait_for(warp.meeting);
+  }
+  return warp.taken;
+}
+
+void emulation::yield() {
+  to_scheduler();
+  sched_yield();
+}
+
+void emulation::stagger() {
+  if (pick(*block, STAGGER) == 0)
+    to_scheduler();
+}
