@@ -14,6 +14,8 @@
 #define GROW_TOKENS 1024u
 /* That one lookup brings there: a millisecond's work. */
 #define STEP_BYTES (UINT64_C(8) << 20)
+/* Winners of a row that may be bad before the processor has to do a lookup that the GPU has rescored once more. */
+#define SPARE_WINNERS 16u
 /* A conversation that was looked up more recently stays on the GPU. */
 #define IDLE_MS 2000u
 
@@ -25,9 +27,11 @@ static int open_gpu(struct backend *backend, const struct options *options, stru
     return result;
   gpu_info(backend->gpu, &backend->info);
   backend->limit_bytes = options->vram_limit ? options->vram_limit << 20 : backend->info.memory_bytes / 2;
+  backend->code_limit_bytes = options->vram_codes_limit << 20;
   backend->tokens_min = options->gpu_tokens_min;
   const struct resident_options wanted = {
       .limit_bytes = backend->limit_bytes,
+      .code_limit_bytes = backend->code_limit_bytes,
       .tokens_min = (uint32_t)options->gpu_tokens_min,
       .grow_tokens = GROW_TOKENS,
       .step_bytes = STEP_BYTES,
@@ -80,6 +84,9 @@ void backend_stats(struct backend *backend, struct msg_stats *stats) {
   resident_figures(backend->resident, &figures);
   stats->gpu_bytes = figures.bytes;
   stats->gpu_bytes_max = backend->limit_bytes;
+  stats->gpu_code_bytes = figures.code_bytes;
+  stats->gpu_code_bytes_max = backend->code_limit_bytes;
+  stats->gpu_rescored = figures.rescored;
   stats->gpu_conversations = figures.conversations;
   stats->gpu_lookups = figures.lookups;
   stats->gpu_dropped = figures.dropped;
@@ -135,6 +142,26 @@ static bool columns_of(void *context, uint32_t head, uint64_t token, struct reco
          token - columns->first < columns->count;
 }
 
+/* Key codes are in no memory that the daemon keeps: with many at a time, the disk is asked for all of them at once. */
+static void expect(void *context, uint64_t first, uint64_t end) {
+  struct survey *survey = context;
+  struct request *request = survey->request;
+  uint32_t heads = (uint32_t)conversation_geometry(request->session->conversation)->kv_heads;
+  uint32_t layer = (uint32_t)request->params.lookup.layer;
+  for (uint32_t part = part_of(survey, first); part < survey->parts && survey->worker->parts[part].first < end; part++)
+    for (uint32_t head = 0; head < heads; head++) {
+      struct record_columns columns;
+      if (view_columns(request->view, part, layer, head, &columns, NULL) != 0)
+        continue;
+      uint64_t from = first > columns.first ? first - columns.first : 0;
+      uint64_t to = end - columns.first < columns.count ? end - columns.first : columns.count;
+      if (from < to)
+        fetch_want(survey->worker->fetch, request->view, part, columns.k_mag + from * RECORD_K_MAG_BYTES,
+                   (to - from) * RECORD_K_MAG_BYTES);
+    }
+  atomic_fetch_add(&request->server->counters.cold_pages, fetch_run(survey->worker->fetch));
+}
+
 static bool sound(void *context, uint64_t first, uint64_t end) {
   struct survey *survey = context;
   for (uint32_t part = part_of(survey, first); part < survey->parts && survey->worker->parts[part].first < end; part++)
@@ -183,7 +210,8 @@ static int prepare_queries(struct request *request, struct lookup_worker *worker
 static int put_by(struct backend *backend, struct lookup_worker *worker, uint32_t heads, struct backend_found *found,
                   struct error *error) {
   struct resident_found *from = &found->found;
-  size_t jobs = (size_t)heads * found->rows, keys_bytes = jobs * from->candidates * sizeof *from->keys;
+  size_t jobs = (size_t)heads * found->rows, places = from->best ? from->best : from->candidates;
+  size_t keys_bytes = jobs * places * sizeof *from->keys;
   int result = worker_memory_reserve(&worker->found, keys_bytes + jobs * sizeof *from->counts, error);
   if (!result) {
     uint8_t *to = worker->found.data;
@@ -202,6 +230,7 @@ static int start(struct backend *backend, struct survey *survey, struct backend_
   const struct msg_lookup *lookup = &request->params.lookup;
   const struct msg_geometry *geometry = conversation_geometry(request->session->conversation);
   uint64_t candidates = lookup->candidates ? lookup->candidates : lookup_default_candidates(survey->tokens);
+  candidates = candidates < survey->tokens ? candidates : survey->tokens;
   const struct resident_lookup wanted = {
       .conversation = conversation_id(request->session->conversation),
       .mode = (enum lookup_mode)lookup->mode,
@@ -210,13 +239,16 @@ static int start(struct backend *backend, struct survey *survey, struct backend_
       .layer = (uint32_t)lookup->layer,
       .rows = (uint32_t)lookup->rows,
       .queries = survey->worker->queries.data,
-      .candidates = (uint32_t)(candidates < survey->tokens ? candidates : survey->tokens),
+      .candidates = (uint32_t)candidates,
+      .best = (uint32_t)(lookup->k + SPARE_WINNERS < candidates ? lookup->k + SPARE_WINNERS : candidates),
+      .head_dim = (uint32_t)geometry->head_dim,
       .from = lookup->from,
       .before = lookup->before,
+      .tokens = survey->tokens,
       .readable = survey->readable,
       .hole = survey->hole,
       .now_ms = uv_hrtime() / 1000000u,
-      .source = {.columns = columns_of, .sound = sound, .context = survey},
+      .source = {.expect = expect, .columns = columns_of, .sound = sound, .context = survey},
   };
   mapped_guard_begin();
   int result = resident_start(backend->resident, &wanted, &found->found, error);
@@ -266,7 +298,8 @@ struct lookup_found backend_head(const struct backend_found *found, uint32_t hea
       .first = from->first,
       .count = from->count,
       .candidates = from->candidates,
-      .keys = from->keys + (size_t)head * found->rows * from->candidates,
+      .best = from->best,
+      .keys = from->keys + (size_t)head * found->rows * (from->best ? from->best : from->candidates),
       .counts = from->counts + (size_t)head * found->rows,
   };
 }

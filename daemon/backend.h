@@ -20,7 +20,7 @@ struct backend {
   struct gpu *gpu;
   struct resident *resident; /* NULL: there is no GPU, or it is not to be used */
   struct gpu_info info;
-  uint64_t limit_bytes, tokens_min;
+  uint64_t limit_bytes, code_limit_bytes, tokens_min;
   atomic_bool told; /* of an error */
 };
 

@@ -31,6 +31,7 @@ struct options {
   uint64_t spin_us;        /* idle threads look for work for so long before they sleep */
   enum backend_choice backend;
   uint64_t vram_limit;     /* MiB of the GPU's memory for signatures; 0: half of it */
+  uint64_t vram_codes_limit; /* MiB of it for key codes, with which it rescores; 0: it does not */
   uint64_t gpu_tokens_min; /* lookups over fewer are the processor's */
   unsigned interval_ms;    /* durability "interval" */
   uint64_t tail_memory_mb; /* tails of idle conversations leave memory past this */

@@ -226,8 +226,11 @@ struct msg_tokens_ok {
   X(gpu)                    /* now: 1 when lookups use one */                                                          \
   X(gpu_bytes)              /* now: of its memory, taken by signatures */                                              \
   X(gpu_bytes_max)          /* now: that these may take */                                                             \
+  X(gpu_code_bytes)         /* now: of its memory, taken by key codes */                                               \
+  X(gpu_code_bytes_max)     /* now: that these may take */                                                             \
   X(gpu_conversations)      /* now: that have signatures there */                                                      \
   X(gpu_lookups)            /* that got candidates from it */                                                          \
+  X(gpu_rescored)           /* of these, whose candidates it rescored, too */                                          \
   X(gpu_dropped)            /* conversations that went from its memory */                                              \
   X(gpu_errors)             /* lookups that it failed; the processor did them */                                       \
   X(io_uring)               /* now: 1 when cold pages are read through it */                                           \

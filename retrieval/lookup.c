@@ -24,6 +24,7 @@ struct lookup_scratch {
   struct range range;
   const struct lookup_found *given; /* candidates of the first `given_tokens` ordinals, or NULL */
   uint32_t given_tokens;
+  bool rescored;                    /* they are the best of them by final score, and of all ordinals */
   uint32_t scan_lanes;              /* of the scan of the others, 0 when there are none */
   uint32_t lane_count;              /* of everything else */
   struct select found[LANE_ROWS];
@@ -96,9 +97,16 @@ uint64_t lookup_tokens(const struct record_columns *parts, uint32_t part_count, 
 
 /* --- scan -------------------------------------------------------------------------------------------------------- */
 
+/* Places that what was given has for a row's keys. */
+static uint32_t given_places(const struct lookup_found *given) { return given->best ? given->best : given->candidates; }
+
+static uint32_t given_keys(const struct lookup_found *given, uint32_t row) {
+  return given->counts[row] < given_places(given) ? given->counts[row] : given_places(given);
+}
+
 /* Keys of one row that lanes and others have found together, at most. */
 static size_t merged_keys(const struct lookup_scratch *scratch, uint32_t candidates) {
-  return (size_t)scratch->scan_lanes * candidates + (scratch->given ? scratch->given->candidates : 0);
+  return (size_t)scratch->scan_lanes * candidates + (scratch->given ? given_places(scratch->given) : 0);
 }
 
 /* One scan shared out to lanes. */
@@ -145,8 +153,11 @@ static void merge_row(struct lookup_scratch *scratch, const struct shares *share
   struct select *found = &scratch->found[row];
   found->keys = (uint64_t *)scratch->merged.data + row * merged_keys(scratch, candidates);
   found->count = 0;
-  if (given)
-    put_unordered(found, given->keys + (size_t)given_row * given->candidates, given->counts[given_row], given->count);
+  if (scratch->rescored)
+    put_keys(found, given->keys + (size_t)given_row * given_places(given), given_keys(given, given_row));
+  else if (given)
+    put_unordered(found, given->keys + (size_t)given_row * given_places(given), given_keys(given, given_row),
+                  given->count);
   for (uint32_t i = 0; i < shares->lane_count; i++)
     put_keys(found, shares->lanes[i].selects[row].keys, shares->lanes[i].selects[row].count);
   if (found->count > candidates) {
@@ -258,11 +269,11 @@ static void rescore(const struct lookup_scratch *scratch, const struct lookup_re
     request->team->run(request->team, scratch->lane_count, rescore_share, &rescoring);
 }
 
-/* Takes the k best that pass their check; index gets ordinals for now. */
-static void take_winners(struct lookup_scratch *scratch, const struct lookup_fetch *cold, struct select *select,
+/* Takes the k best that pass their check; index gets ordinals for now. Returns how many there are. */
+static uint32_t take_winners(struct lookup_scratch *scratch, const struct lookup_fetch *cold, struct select *select,
                          uint32_t k, struct winners *winners, uint32_t *index, float *scores) {
   uint64_t *keys = select->keys;
-  uint32_t sorted = select->count < k ? select->count : k, taken = 0;
+  uint32_t sorted = select->count < k ? select->count : k, taken = 0, good;
   select_partition(keys, select->count, sorted, scratch->spare.data);
   fetch_values(scratch, cold, keys, sorted);
   select_sort(keys, sorted);
@@ -276,10 +287,11 @@ static void take_winners(struct lookup_scratch *scratch, const struct lookup_fet
     index[taken] = select_key_ordinal(keys[i]);
     scores[taken++] = select_score(select_key_rank(keys[i]));
   }
-  for (; taken < k; taken++) {
+  for (good = taken; taken < k; taken++) {
     index[taken] = LOOKUP_NONE;
     scores[taken] = 0;
   }
+  return good;
 }
 
 /* --- a lookup ---------------------------------------------------------------------------------------------------- */
@@ -311,9 +323,9 @@ static uint32_t count_lanes(const struct lookup_team *team, uint32_t tokens) {
 
 /* A key that is out of place would lead anywhere in memory. */
 static bool all_inside(const struct lookup_found *given, uint32_t row) {
-  const uint64_t *keys = given->keys + (size_t)row * given->candidates;
+  const uint64_t *keys = given->keys + (size_t)row * given_places(given);
   bool inside = given->counts[row] <= given->candidates;
-  for (uint32_t i = 0; i < given->counts[row] && inside; i++)
+  for (uint32_t i = 0; i < given_keys(given, row) && inside; i++)
     inside = select_key_ordinal(keys[i]) < given->count;
   return inside;
 }
@@ -322,6 +334,8 @@ static bool all_inside(const struct lookup_found *given, uint32_t row) {
 static bool may_use(const struct lookup_found *given, const struct range *range, uint32_t rows, uint32_t candidates) {
   uint32_t wanted = candidates < given->count ? candidates : given->count;
   if (given->count > range->tokens || given->candidates < wanted)
+    return false;
+  if (given->best && (given->count != range->tokens || given->candidates != candidates))
     return false;
   for (uint32_t r = 0; r < rows; r++)
     if (!all_inside(given, r))
@@ -341,6 +355,7 @@ static void share_out(struct lookup_scratch *scratch, const struct lookup_reques
   bool use = given && given->count && may_use(given, &scratch->range, request->rows, candidates);
   scratch->given = use ? given : NULL;
   scratch->given_tokens = use ? given->count : 0;
+  scratch->rescored = use && given->best;
   scratch->lane_count = count_lanes(request->team, tokens);
   scratch->scan_lanes = use && given->count == tokens ? 0 : count_lanes(request->team, tokens - scratch->given_tokens);
 }
@@ -394,6 +409,35 @@ static int prepare(struct lookup_scratch *scratch, const struct lookup_request *
   return prepare_queries(scratch, request, error);
 }
 
+/* Rescores what was found for the row number `row` of the lookup, unless that was done, and takes its winners. Returns
+ * false when some of them were bad and what could take their places was not given. */
+static bool finish_row(struct lookup_scratch *scratch, const struct lookup_request *request, const struct query *query,
+                       struct select *found, uint32_t row, struct winners *winners, struct lookup_answer *answer) {
+  size_t at = (size_t)row * request->k;
+  uint32_t candidates = scratch->rescored ? scratch->given->counts[row] : found->count;
+  if (!scratch->rescored)
+    rescore(scratch, request, query, found);
+  uint32_t good = take_winners(scratch, request->fetch, found, request->k, winners, answer->index + at,
+                               answer->scores + at);
+  answer->rescored += candidates;
+  return good == request->k || candidates == found->count;
+}
+
+/* Scans, rescores and takes the winners of all rows. Returns false when it has to be done without what was given. */
+static bool run_rows(struct lookup_scratch *scratch, const struct lookup_request *request, struct scan *scan,
+                     struct winners *winners, struct lookup_answer *answer) {
+  const struct query *queries = scratch->queries.data;
+  bool done = true;
+  for (uint32_t first = 0; first < request->rows && done; first += LANE_ROWS) {
+    scan->queries = queries + first;
+    scan->rows = request->rows - first < LANE_ROWS ? request->rows - first : LANE_ROWS;
+    scan_rows(scratch, request->team, scan, first);
+    for (uint32_t r = 0; r < scan->rows && done; r++)
+      done = finish_row(scratch, request, &scan->queries[r], &scratch->found[r], first + r, winners, answer);
+  }
+  return done;
+}
+
 int lookup_run(struct lookup_scratch *scratch, const struct lookup_request *request,
                const struct record_columns *parts, uint32_t part_count, struct lookup_answer *answer,
                struct error *error) {
@@ -403,24 +447,17 @@ int lookup_run(struct lookup_scratch *scratch, const struct lookup_request *requ
     return result;
   struct winners winners;
   winners_init(&winners, scratch->winners.data, &scratch->range, request->layer, request->head);
-  const struct query *queries = scratch->queries.data;
-  uint32_t k = request->k;
   answer->scanned = scratch->range.tokens;
   answer->rescored = 0;
-  for (uint32_t first = 0; first < request->rows; first += LANE_ROWS) {
-    scan.queries = queries + first;
-    scan.rows = request->rows - first < LANE_ROWS ? request->rows - first : LANE_ROWS;
-    scan_rows(scratch, request->team, &scan, first);
-    for (uint32_t r = 0; r < scan.rows; r++) {
-      size_t at = (size_t)(first + r) * k;
-      rescore(scratch, request, &scan.queries[r], &scratch->found[r]);
-      take_winners(scratch, request->fetch, &scratch->found[r], k, &winners, answer->index + at, answer->scores + at);
-      answer->rescored += scratch->found[r].count;
-    }
+  if (!run_rows(scratch, request, &scan, &winners, answer)) {
+    struct lookup_request alone = *request;
+    alone.found = NULL;
+    winners_clear(&winners);
+    return lookup_run(scratch, &alone, parts, part_count, answer, error);
   }
   winners_collect(&winners, answer);
   answer->bad_records = winners.bad_count;
-  for (size_t i = 0; i < (size_t)request->rows * k; i++)
+  for (size_t i = 0; i < (size_t)request->rows * request->k; i++)
     if (answer->index[i] != LOOKUP_NONE)
       answer->index[i] = winners_index(&winners, answer->index[i]);
   winners_clear(&winners);

@@ -31,14 +31,19 @@ struct lookup_fetch {
   void *context;
 };
 
-/* Candidates that somebody else has found, a GPU for one: the best of the tokens first .. first + count - 1 for every
- * row. They are used where the range begins with these tokens and has all of them; the rest is scanned here. */
+/* What somebody else has found, a GPU for one: the best candidates of the tokens first .. first + count - 1 for every
+ * row. They are used where the range begins with these tokens and has all of them; the rest is scanned here.
+ *
+ * With `best`, they were rescored already, and the keys are the best so many of them by final score. That is used only
+ * where these tokens are all of the range, and `candidates` is what the request comes to. Where more winners are bad
+ * than `best` has to spare, everything is done here once more. */
 struct lookup_found {
   uint64_t first;
   uint32_t count;
   uint32_t candidates;    /* that were looked for */
-  const uint64_t *keys;   /* [rows][candidates]: those of select.h in any order, ordinals counted from `first` */
-  const uint32_t *counts; /* [rows]: how many there are; fewer than `candidates` only where there are no more */
+  uint32_t best;          /* 0: the keys are those of the scan, [rows][candidates]; otherwise [rows][best] */
+  const uint64_t *keys;   /* those of select.h in any order, ordinals counted from `first` */
+  const uint32_t *counts; /* [rows]: of candidates; fewer than `candidates` only where there are no more */
 };
 
 struct lookup_request {

@@ -50,6 +50,30 @@ uint64_t gpu_columns_bytes(uint32_t count) {
   return 0;
 }
 
+int gpu_columns_append_codes(struct gpu_columns *columns, const uint8_t *k_mag, uint32_t count, void *stream,
+                             struct error *error) {
+  (void)columns;
+  (void)k_mag;
+  (void)count;
+  (void)stream;
+  return no_cuda(error);
+}
+
+uint32_t gpu_columns_codes(const struct gpu_columns *columns) {
+  (void)columns;
+  return 0;
+}
+
+uint64_t gpu_codes_bytes(uint32_t count) {
+  (void)count;
+  return 0;
+}
+
+void gpu_columns_drop_codes(struct gpu_columns *columns, void *stream) {
+  (void)columns;
+  (void)stream;
+}
+
 int gpu_scan_create(struct gpu *gpu, uint32_t jobs_max, uint32_t keys_max, struct gpu_scan **scan,
                     struct error *error) {
   (void)gpu;
@@ -61,13 +85,12 @@ int gpu_scan_create(struct gpu *gpu, uint32_t jobs_max, uint32_t keys_max, struc
 
 void gpu_scan_destroy(struct gpu_scan *scan) { (void)scan; }
 
-int gpu_scan_start(struct gpu_scan *scan, enum lookup_mode mode, const struct gpu_scan_job *jobs, uint32_t job_count,
-                   uint32_t candidates, void *stream, struct error *error) {
+int gpu_scan_start(struct gpu_scan *scan, const struct gpu_scan_wanted *wanted, const struct gpu_scan_job *jobs,
+                   uint32_t job_count, void *stream, struct error *error) {
   (void)scan;
-  (void)mode;
+  (void)wanted;
   (void)jobs;
   (void)job_count;
-  (void)candidates;
   (void)stream;
   return no_cuda(error);
 }

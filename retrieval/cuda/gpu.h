@@ -2,7 +2,8 @@
 // SPDX-FileCopyrightText: The coldkv authors
 //
 // Scans on an NVIDIA GPU: signatures and scales live in its memory, and a scan leaves the best C candidates of every
-// job, the same ones as lane.c does, bit for bit.
+// job, the same ones as lane.c does, bit for bit. Where key codes live there, too, it can rescore these, as lookup.c
+// does, and leave the best of them.
 //
 // All work goes to the stream that the caller gives (a cudaStream_t, NULL for the default one) and nothing here waits
 // for the GPU except gpu_scan_finish, gpu_columns_append and the functions that destroy. Who uses several streams puts
@@ -20,7 +21,7 @@
 /* One GPU. */
 struct gpu;
 
-/* Signatures and k_scale of the records of one (layer, kv head), in GPU memory. */
+/* Signatures and k_scale of the records of one (layer, kv head), in GPU memory, and k_mag of as many as one likes. */
 struct gpu_columns;
 
 /* Memory for the scans of one stream, and their results. */
@@ -60,6 +61,14 @@ uint32_t gpu_columns_count(const struct gpu_columns *columns);
 /* GPU memory that columns of `count` records take. */
 uint64_t gpu_columns_bytes(uint32_t count);
 
+/* The same for the key codes, k_mag[32 * count]; the first is that of record 0. */
+int gpu_columns_append_codes(struct gpu_columns *columns, const uint8_t *k_mag, uint32_t count, void *stream,
+                             struct error *error);
+uint32_t gpu_columns_codes(const struct gpu_columns *columns);
+uint64_t gpu_codes_bytes(uint32_t count); /* beside gpu_columns_bytes */
+/* Gives their memory back behind all work of the stream. */
+void gpu_columns_drop_codes(struct gpu_columns *columns, void *stream);
+
 /* One row's scan of records begin .. begin + count - 1. */
 struct gpu_scan_job {
   const struct gpu_columns *columns;
@@ -74,10 +83,19 @@ int gpu_scan_create(struct gpu *gpu, uint32_t jobs_max, uint32_t keys_max, struc
 /* Waits for the GPU. Takes NULL. */
 void gpu_scan_destroy(struct gpu_scan *scan);
 
-/* Enqueues the jobs, up to 32 of them in one launch. ERR_BAD_PARAMS: more jobs or candidates than the scan is for, none
- * of either, or records that the columns do not have. ERR_IO: the launch failed. */
-int gpu_scan_start(struct gpu_scan *scan, enum lookup_mode mode, const struct gpu_scan_job *jobs, uint32_t job_count,
-                   uint32_t candidates, void *stream, struct error *error);
+/* What is to be left of each job. */
+struct gpu_scan_wanted {
+  enum lookup_mode mode;
+  uint32_t candidates;
+  uint32_t best;     /* 0: the candidates. Otherwise so many of them, at most all: those of the highest final scores */
+  uint32_t head_dim; /* with `best`: of the key codes */
+};
+
+/* Enqueues the jobs, up to 32 of them in one launch, and behind each launch the rescoring. ERR_BAD_PARAMS: more jobs or
+ * candidates than the scan is for, none of either, or records or key codes that the columns do not have. ERR_IO: the
+ * launch failed. */
+int gpu_scan_start(struct gpu_scan *scan, const struct gpu_scan_wanted *wanted, const struct gpu_scan_job *jobs,
+                   uint32_t job_count, void *stream, struct error *error);
 
 /* Has the end of the last start noted, on its stream. ERR_IO. */
 int gpu_scan_fetch(struct gpu_scan *scan, void *stream, struct error *error);
@@ -85,6 +103,8 @@ int gpu_scan_fetch(struct gpu_scan *scan, void *stream, struct error *error);
 /* Waits for what gpu_scan_fetch has enqueued: (*counts)[job] candidates at (*keys)[job * candidates], in no order, the
  * scan's memory until its next fetch. A key is that of select.h, its ordinal counted from the job's `begin`. A count is
  * below `candidates` only when a job has no more records with a valid scale; the keys after the last are UINT64_MAX.
+ * Where the best were wanted, the keys are at (*keys)[job * best], as many as there are candidates and at most `best`,
+ * and their ranks are those of final scores; the counts are still of candidates.
  * Other threads may use the GPU and its columns meanwhile. ERR_IO. */
 int gpu_scan_finish(struct gpu_scan *scan, const uint64_t **keys, const uint32_t **counts, struct error *error);
 

@@ -17,7 +17,13 @@ enum {
   GPU_CHUNK = 1 << GPU_CHUNK_SHIFT, /* records: their signatures, then their scales */
   GPU_CHUNK_SCALES = 16 * GPU_CHUNK,
   GPU_CHUNK_BYTES = 18 * GPU_CHUNK,
+  GPU_CODE_BYTES = 32, /* k_mag of a record */
+  GPU_CODE_CHUNK_SHIFT = 13,
+  GPU_CODE_CHUNK = 1 << GPU_CODE_CHUNK_SHIFT,
+  GPU_CODE_CHUNK_BYTES = GPU_CODE_BYTES * GPU_CODE_CHUNK, /* no more than the other, see struct gpu_stage */
   GPU_JOBS = 32, /* of a launch; they travel as its argument, which has 4096 bytes */
+  GPU_RESCORE_JOBS = 12, /* likewise, with a larger part of the query */
+  GPU_HEAD_DIM_MAX = 128,
   GPU_BINS = 2048, /* of counts that blocks share */
   GPU_HINTS = 2 * GPU_JOBS, /* that columns have: by mode, and by the place of a job among those of the same columns */
 };
@@ -56,11 +62,34 @@ struct gpu_launch {
   uint32_t capacity, candidates;
 };
 
+struct gpu_rescore_job {
+  int16_t q12[GPU_HEAD_DIM_MAX]; /* as in struct query */
+  const uint8_t *const *chunks, *const *codes; /* GPU memory */
+  uint32_t begin;
+};
+
+/* All memory is the GPU's, or the host's where the GPU writes to it. */
+struct gpu_rescore_launch {
+  struct gpu_rescore_job jobs[GPU_RESCORE_JOBS];
+  struct gpu_group *groups;    /* [job]; of these, `arrived` */
+  uint64_t *keys;              /* [job][candidates]: in, those of the scan; their ranks become those of final scores */
+  const uint32_t *found;       /* [job]: how many there are */
+  uint64_t *best_keys;         /* [job][best] */
+  uint32_t *counts;            /* [job]: gets `found` */
+  int16_t levels[2][16];       /* of struct rescore_code, and the next three */
+  uint32_t head_dim, whole, partial;
+  uint32_t blocks;             /* that share a job, at most */
+  uint32_t candidates, best;
+};
+
 /* How many blocks of a scan kernel the current device runs at a time, the lesser of both modes; 0 after an error. */
 uint32_t gpu_scan_blocks(uint32_t processors);
 
 /* Enqueues `jobs` * launch->blocks blocks, which must not be more than those. */
 cudaError_t gpu_scan_launch(const struct gpu_launch *launch, uint32_t jobs, int hamming, cudaStream_t stream);
+
+/* Enqueues the rescoring of `jobs` jobs, up to GPU_RESCORE_JOBS, behind their scan. */
+cudaError_t gpu_rescore_launch_jobs(struct gpu_rescore_launch *launch, uint32_t jobs, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

@@ -28,22 +28,29 @@ struct gpu {
 struct gpu_scan {
   struct gpu *gpu;
   uint32_t jobs_max, keys_max;
-  uint32_t job_count, candidates; /* of the last start */
   cudaEvent_t fetched;
   uint64_t *keys;                 /* [keys_max]: memory of the host that the GPU writes to */
   uint32_t *counts;               /* [jobs_max]: likewise */
   struct gpu_group *groups;       /* [GPU_JOBS], GPU memory */
+  uint64_t *candidates_keys;      /* [GPU_JOBS][LIMIT_CANDIDATES_MAX], GPU memory: what is to be rescored */
+  uint32_t *candidates_counts;    /* [GPU_JOBS], likewise */
   uint64_t *gathered;             /* [GPU_JOBS][gpu_scan_capacity(LIMIT_CANDIDATES_MAX)], GPU memory */
 };
 
 /* Fills in the error and returns its negative code: ERR_MEMORY or ERR_IO. */
 int gpu_failed(struct error *error, cudaError_t status, const char *what);
 
-/* Pointers to the chunks of columns, in GPU memory. */
+/* Pointers to the chunks of columns, in GPU memory: of signatures and scales, of key codes. */
 const uint8_t *const *gpu_columns_table(const struct gpu_columns *columns);
+const uint8_t *const *gpu_columns_code_table(const struct gpu_columns *columns);
 
 /* GPU memory for GPU_HINTS of them; NULL while there is no record. */
 float *gpu_columns_hints(const struct gpu_columns *columns);
+
+/* Enqueues the rescoring of jobs, up to GPU_JOBS, whose candidates a scan has put into scan->candidates_keys. Leaves
+ * the best of each at `keys`, and the numbers of candidates at `counts`, memory of the host. */
+cudaError_t gpu_rescore(struct gpu_scan *scan, const struct gpu_scan_wanted *wanted, const struct gpu_scan_job *jobs,
+                        uint32_t job_count, uint64_t *keys, uint32_t *counts, cudaStream_t stream);
 
 /* Keys gathered for one job, of which the best are selected: enough more than C that the sample can be rough. */
 static inline uint32_t gpu_scan_capacity(uint32_t candidates) {

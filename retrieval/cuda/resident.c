@@ -19,7 +19,7 @@ struct entry {
   struct entry *next;      /* in its bucket */
   uint8_t id[LIMIT_ID_BYTES];
   uint64_t used_ms;
-  uint64_t bytes;
+  uint64_t bytes, code_bytes;
   uint32_t layers, kv_heads;
   struct gpu_columns *columns[]; /* [layers][kv_heads]; NULL where nothing has come yet */
 };
@@ -34,6 +34,7 @@ struct resident {
   TAILQ_HEAD(entries, entry) entries;
   struct entry *buckets[BUCKETS];
   uint32_t failures; /* in a row */
+  bool codes_failed; /* what came last was codes */
   struct resident_figures figures;
   struct gpu_scan_job jobs[RESIDENT_JOBS_MAX]; /* of the start under way */
 };
@@ -47,6 +48,14 @@ static struct entry **find(struct resident *resident, const uint8_t *id) {
   return link;
 }
 
+static void drop_codes(struct resident *resident, struct entry *entry) {
+  for (uint32_t i = 0; i < entry->layers * entry->kv_heads && entry->code_bytes; i++)
+    if (entry->columns[i])
+      gpu_columns_drop_codes(entry->columns[i], NULL);
+  resident->figures.code_bytes -= entry->code_bytes;
+  entry->code_bytes = 0;
+}
+
 static void drop(struct resident *resident, struct entry **link) {
   struct entry *entry = *link;
   if (!entry)
@@ -56,6 +65,7 @@ static void drop(struct resident *resident, struct entry **link) {
   *link = entry->next;
   TAILQ_REMOVE(&resident->entries, entry, used);
   resident->figures.bytes -= entry->bytes;
+  resident->figures.code_bytes -= entry->code_bytes;
   resident->figures.conversations--;
   resident->figures.dropped += entry->bytes > 0;
   free(entry);
@@ -96,12 +106,21 @@ static struct gpu_columns **layer_of(struct entry *entry, const struct resident_
   return entry->columns + (size_t)lookup->layer * entry->kv_heads;
 }
 
+/* What of a column is there: signatures and scales, or key codes. */
+struct what {
+  uint32_t (*count)(const struct gpu_columns *columns);
+  uint64_t (*bytes)(uint32_t count);
+  uint64_t record_bytes;
+};
+static const struct what scan_columns = {gpu_columns_count, gpu_columns_bytes, RECORD_SCAN_BYTES};
+static const struct what key_codes = {gpu_columns_codes, gpu_codes_bytes, RECORD_K_MAG_BYTES};
+
 /* Tokens that all kv heads of the layer have there. */
-static uint32_t covered(struct entry *entry, const struct resident_lookup *lookup) {
+static uint32_t covered(struct entry *entry, const struct resident_lookup *lookup, const struct what *what) {
   struct gpu_columns **columns = layer_of(entry, lookup);
   uint32_t least = UINT32_MAX;
   for (uint32_t h = 0; h < entry->kv_heads; h++) {
-    uint32_t count = columns[h] ? gpu_columns_count(columns[h]) : 0;
+    uint32_t count = columns[h] ? what->count(columns[h]) : 0;
     least = count < least ? count : least;
   }
   return least;
@@ -109,70 +128,149 @@ static uint32_t covered(struct entry *entry, const struct resident_lookup *looku
 
 /* --- bringing records to the GPU --------------------------------------------------------------------------------- */
 
-static uint64_t layer_bytes(struct entry *entry, const struct resident_lookup *lookup, uint32_t tokens) {
+/* What the layer takes when it has that many tokens. */
+static uint64_t layer_bytes(struct entry *entry, const struct resident_lookup *lookup, const struct what *what,
+                            uint32_t tokens) {
   struct gpu_columns **columns = layer_of(entry, lookup);
   uint64_t bytes = 0;
   for (uint32_t h = 0; h < entry->kv_heads; h++) {
-    uint32_t count = columns[h] ? gpu_columns_count(columns[h]) : 0;
-    bytes += gpu_columns_bytes(count > tokens ? count : tokens);
+    uint32_t count = columns[h] ? what->count(columns[h]) : 0;
+    bytes += what->bytes(count > tokens ? count : tokens);
   }
   return bytes;
+}
+
+static bool in_use(const struct resident *resident, const struct entry *entry, uint64_t now_ms) {
+  return entry == TAILQ_FIRST(&resident->entries) || entry->used_ms + resident->options.idle_ms > now_ms;
 }
 
 /* Drops conversations that were not used lately until there is room for so many bytes more. */
 static bool make_room(struct resident *resident, uint64_t more, uint64_t now_ms) {
   while (resident->figures.bytes + more > resident->options.limit_bytes) {
     struct entry *oldest = TAILQ_LAST(&resident->entries, entries); /* the one that it is for is the first */
-    if (oldest == TAILQ_FIRST(&resident->entries) || oldest->used_ms + resident->options.idle_ms > now_ms ||
-        more > resident->options.limit_bytes)
+    if (in_use(resident, oldest, now_ms) || more > resident->options.limit_bytes)
       return false;
     drop(resident, find(resident, oldest->id));
   }
   return true;
 }
 
+/* The same for codes, and nothing else of the conversations goes. */
+static bool make_code_room(struct resident *resident, uint64_t more, uint64_t now_ms) {
+  while (resident->figures.code_bytes + more > resident->options.code_limit_bytes) {
+    struct entry *oldest = TAILQ_LAST(&resident->entries, entries);
+    while (oldest && !oldest->code_bytes)
+      oldest = TAILQ_PREV(oldest, entries, used);
+    if (!oldest || in_use(resident, oldest, now_ms) || more > resident->options.code_limit_bytes)
+      return false;
+    drop_codes(resident, oldest);
+  }
+  return true;
+}
+
 static int append_head(struct resident *resident, struct gpu_columns **columns, const struct resident_lookup *lookup,
-                       uint32_t head, uint32_t end, struct error *error) {
+                       const struct what *what, uint32_t head, uint32_t end, struct error *error) {
   int result = *columns ? 0 : gpu_columns_create(resident->gpu, columns, error);
-  while (!result && gpu_columns_count(*columns) < end) {
+  while (!result && what->count(*columns) < end) {
     struct record_columns part;
-    uint32_t at = gpu_columns_count(*columns);
+    uint32_t at = what->count(*columns);
     if (!lookup->source.columns(lookup->source.context, head, at, &part))
       return error_set(error, ERR_INTERNAL, "no columns of token %u, kv head %u", at, head);
     size_t skip = (size_t)(at - part.first);
     uint64_t there = part.count - skip;
     uint32_t count = there < end - at ? (uint32_t)there : end - at;
-    result = gpu_columns_append(*columns, part.signature + skip * RECORD_SIGNATURE_BYTES,
-                                part.k_scale + skip * RECORD_K_SCALE_BYTES, count, NULL, error);
+    if (what == &key_codes)
+      result = gpu_columns_append_codes(*columns, part.k_mag + skip * RECORD_K_MAG_BYTES, count, NULL, error);
+    else
+      result = gpu_columns_append(*columns, part.signature + skip * RECORD_SIGNATURE_BYTES,
+                                  part.k_scale + skip * RECORD_K_SCALE_BYTES, count, NULL, error);
   }
   return result;
 }
 
-/* How far this lookup brings its layer: nowhere while little is missing, and at most a step. */
-static uint32_t next_end(const struct resident *resident, const struct resident_lookup *lookup, uint32_t have) {
+/* How far this lookup brings its layer: nowhere while fewer than `least` tokens are missing, and at most a step. */
+static uint32_t next_end(const struct resident *resident, const struct resident_lookup *lookup, const struct what *what,
+                         uint32_t have, uint32_t least) {
   uint64_t readable = lookup->readable < UINT32_MAX ? lookup->readable : UINT32_MAX;
-  uint64_t step = resident->options.step_bytes / (RECORD_SCAN_BYTES * (uint64_t)lookup->kv_heads) + 1;
-  if (readable < have + (uint64_t)(have ? resident->options.grow_tokens : 1))
+  uint64_t step = resident->options.step_bytes / (what->record_bytes * lookup->kv_heads) + 1;
+  if (readable < have + (uint64_t)(have ? least : 1))
     return have;
   return (uint32_t)(readable - have < step ? readable : have + step);
 }
 
-/* An error leaves the conversation as it is; what was read and is not good goes with it. */
-static int extend(struct resident *resident, struct entry *entry, const struct resident_lookup *lookup, bool *sound,
-                  struct error *error) {
-  uint32_t have = covered(entry, lookup), end = next_end(resident, lookup, have);
-  uint64_t before = layer_bytes(entry, lookup, 0);
-  *sound = true;
-  if (end == have || !make_room(resident, layer_bytes(entry, lookup, end) - before, lookup->now_ms))
-    return 0;
+static uint32_t next_scan_end(const struct resident *resident, struct entry *entry,
+                              const struct resident_lookup *lookup) {
+  bool codes = covered(entry, lookup, &key_codes) > 0; /* they are of use only when nothing is missing */
+  return next_end(resident, lookup, &scan_columns, covered(entry, lookup, &scan_columns),
+                  codes ? 1 : resident->options.grow_tokens);
+}
+
+/* Codes follow the signatures of earlier lookups, `before`, which is what expect_codes has had read; a few that have
+ * just come are brought at once. */
+static uint32_t next_code_end(const struct resident *resident, struct entry *entry,
+                              const struct resident_lookup *lookup, uint32_t have, uint32_t before) {
+  uint32_t end = next_end(resident, lookup, &key_codes, have, 1), there = covered(entry, lookup, &scan_columns);
+  if (there > before && there - have > resident->options.grow_tokens)
+    there = before;
+  there = there > have ? there : have;
+  return end < there ? end : there;
+}
+
+static uint64_t code_bytes_more(struct entry *entry, const struct resident_lookup *lookup, uint32_t end) {
+  return layer_bytes(entry, lookup, &key_codes, end) - layer_bytes(entry, lookup, &key_codes, 0);
+}
+
+/* Brings tokens from `have` on. An error leaves the conversation as it is. */
+static int bring(struct resident *resident, struct entry *entry, const struct resident_lookup *lookup,
+                 const struct what *what, uint32_t end, struct error *error) {
+  uint64_t before = layer_bytes(entry, lookup, what, 0);
   int result = 0;
   for (uint32_t h = 0; h < entry->kv_heads && !result; h++)
-    result = append_head(resident, &layer_of(entry, lookup)[h], lookup, h, end, error);
-  uint64_t more = layer_bytes(entry, lookup, 0) - before;
-  entry->bytes += more;
-  resident->figures.bytes += more;
-  *sound = lookup->source.sound(lookup->source.context, have, end);
+    result = append_head(resident, &layer_of(entry, lookup)[h], lookup, what, h, end, error);
+  resident->codes_failed = what == &key_codes;
+  uint64_t more = layer_bytes(entry, lookup, what, 0) - before;
+  *(what == &key_codes ? &entry->code_bytes : &entry->bytes) += more;
+  *(what == &key_codes ? &resident->figures.code_bytes : &resident->figures.bytes) += more;
   return result;
+}
+
+/* What was read and is not good goes with the conversation. */
+static int extend(struct resident *resident, struct entry *entry, const struct resident_lookup *lookup, bool *sound,
+                  struct error *error) {
+  const struct resident_source *source = &lookup->source;
+  uint32_t have = covered(entry, lookup, &scan_columns), end = next_scan_end(resident, entry, lookup), before;
+  uint64_t more = layer_bytes(entry, lookup, &scan_columns, end) - layer_bytes(entry, lookup, &scan_columns, 0);
+  int result = 0;
+  *sound = true;
+  if (end > have && make_room(resident, more, lookup->now_ms)) {
+    result = bring(resident, entry, lookup, &scan_columns, end, error);
+    *sound = source->sound(source->context, have, end);
+  }
+  if (result || !*sound || !resident->options.code_limit_bytes)
+    return result;
+  before = have;
+  have = covered(entry, lookup, &key_codes);
+  end = next_code_end(resident, entry, lookup, have, before);
+  if (end > have && make_code_room(resident, code_bytes_more(entry, lookup, end), lookup->now_ms)) {
+    result = bring(resident, entry, lookup, &key_codes, end, error);
+    *sound = source->sound(source->context, have, end);
+  }
+  return result;
+}
+
+/* Has the key codes that this lookup will bring read from disk, while others may have the lock. */
+static void expect_codes(struct resident *resident, const struct resident_lookup *lookup) {
+  bool wanted = lookup->source.expect && resident->options.code_limit_bytes > 0;
+  struct entry *entry = wanted ? use(resident, lookup) : NULL;
+  if (!entry)
+    return;
+  uint32_t have = covered(entry, lookup, &key_codes), there = covered(entry, lookup, &scan_columns);
+  uint32_t end = next_code_end(resident, entry, lookup, have, there);
+  if (end == have || !make_code_room(resident, code_bytes_more(entry, lookup, end), lookup->now_ms))
+    return;
+  pthread_mutex_unlock(&resident->lock);
+  lookup->source.expect(lookup->source.context, have, end);
+  pthread_mutex_lock(&resident->lock);
 }
 
 /* --- scans ------------------------------------------------------------------------------------------------------- */
@@ -193,6 +291,12 @@ static void give_scan(struct resident *resident, uint32_t scan) {
   pthread_cond_signal(&resident->released);
 }
 
+/* Whether what the scan finds can be rescored, and the answer is the best of that: all tokens in range are there. */
+static bool may_rescore(struct entry *entry, const struct resident_lookup *lookup, const struct resident_found *found) {
+  return lookup->best > 0 && lookup->best <= lookup->candidates && found->count == lookup->tokens &&
+         covered(entry, lookup, &key_codes) >= found->first + found->count;
+}
+
 static int start_scan(struct resident *resident, struct entry *entry, const struct resident_lookup *lookup,
                       const struct resident_found *found, struct error *error) {
   struct gpu_columns **columns = layer_of(entry, lookup);
@@ -205,15 +309,19 @@ static int start_scan(struct resident *resident, struct entry *entry, const stru
         .count = found->count,
     };
   struct gpu_scan *scan = resident->scans[found->scan];
-  int result = gpu_scan_start(scan, lookup->mode, resident->jobs, job_count, found->candidates, NULL, error);
+  const struct gpu_scan_wanted wanted = {
+      .mode = lookup->mode, .candidates = found->candidates, .best = found->best, .head_dim = lookup->head_dim};
+  int result = gpu_scan_start(scan, &wanted, resident->jobs, job_count, NULL, error);
   return result ? result : gpu_scan_fetch(scan, NULL, error);
 }
 
 /* After an error nobody knows what the GPU's memory holds, unless there was only too little of it. */
 static int failed(struct resident *resident, int result) {
   resident->figures.errors++;
-  if (result == -ERR_MEMORY) {
-    resident->options.limit_bytes = resident->figures.bytes; /* others use it, too: it is not tried again */
+  if (result == -ERR_MEMORY) { /* others use it, too: it is not tried again */
+    resident->options.code_limit_bytes = resident->figures.code_bytes;
+    if (!resident->codes_failed)
+      resident->options.limit_bytes = resident->figures.bytes;
     return result;
   }
   drop_all(resident);
@@ -231,7 +339,8 @@ static bool fits(const struct resident *resident, const struct resident_lookup *
 /* What has turned out to be damaged since it came here goes, and all of its conversation with it. */
 static void drop_damaged(struct resident *resident, const struct resident_lookup *lookup) {
   struct entry **link = find(resident, lookup->conversation);
-  if (lookup->hole && *link && lookup->layer < (*link)->layers && covered(*link, lookup) > lookup->readable)
+  if (lookup->hole && *link && lookup->layer < (*link)->layers &&
+      covered(*link, lookup, &scan_columns) > lookup->readable)
     drop(resident, link);
 }
 
@@ -243,7 +352,7 @@ static int start(struct resident *resident, const struct resident_lookup *lookup
     return error_set(error, ERR_MEMORY, "out of memory for a conversation on the GPU");
   bool sound;
   int result = extend(resident, entry, lookup, &sound, error);
-  uint64_t end = covered(entry, lookup);
+  uint64_t end = covered(entry, lookup, &scan_columns);
   end = end < lookup->before ? end : lookup->before;
   end = end < lookup->readable ? end : lookup->readable;
   if (!sound || !entry->bytes) { /* the latter: there is no room, and an empty one is worth nothing */
@@ -255,6 +364,7 @@ static int start(struct resident *resident, const struct resident_lookup *lookup
   found->first = lookup->from;
   found->count = (uint32_t)(end - lookup->from);
   found->candidates = lookup->candidates;
+  found->best = may_rescore(entry, lookup, found) ? lookup->best : 0;
   result = start_scan(resident, entry, lookup, found, error);
   return result ? result : 1;
 }
@@ -266,6 +376,7 @@ int resident_start(struct resident *resident, const struct resident_lookup *look
   int result = 0;
   drop_damaged(resident, lookup);
   if (fits(resident, lookup)) {
+    expect_codes(resident, lookup);
     found->scan = take_scan(resident);
     result = start(resident, lookup, found, error);
     if (result <= 0)
@@ -286,6 +397,7 @@ int resident_finish(struct resident *resident, struct resident_found *found, str
   } else {
     resident->failures = 0;
     resident->figures.lookups++;
+    resident->figures.rescored += found->best > 0;
   }
   pthread_mutex_unlock(&resident->lock);
   return result;

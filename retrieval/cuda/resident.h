@@ -6,6 +6,10 @@
 // is there; the rest is the processor's. Past the limit the conversation that was used least recently goes, unless that
 // was a moment ago: then what there is no room for stays with the processor.
 //
+// With a second limit, which is 0 where that is not wanted, the key codes follow. A lookup whose range is there as a
+// whole, codes and all, gets what is best after rescoring. Past that limit the codes of the conversation used least
+// recently go, and its signatures stay.
+//
 // All functions may be called from any thread at the same time. Memory, of GPU and host, is bounded by the options and
 // RESIDENT_*, and in the steady state nothing is allocated.
 #ifndef COLDKV_RETRIEVAL_CUDA_RESIDENT_H
@@ -23,24 +27,30 @@ enum {
 struct resident;
 
 struct resident_options {
-  uint64_t limit_bytes; /* GPU memory for columns; beside that the scans take some 30 MB each */
+  uint64_t limit_bytes; /* GPU memory for columns; beside that the scans take some 35 MB each */
+  uint64_t code_limit_bytes; /* for key codes; 0: rescoring is the processor's */
   uint32_t tokens_min;  /* shorter ranges are the processor's */
-  uint32_t grow_tokens; /* fewer than that are not brought to the GPU yet */
-  uint64_t step_bytes;  /* that one lookup brings there, about */
+  uint32_t grow_tokens; /* fewer than that are not brought to the GPU yet, unless its layer has codes there */
+  uint64_t step_bytes;  /* that one lookup brings there, about; as many again of codes */
   uint64_t idle_ms;     /* what was used more recently does not make room for others */
 };
 
 struct resident_figures {
   uint64_t bytes;         /* now: GPU memory that columns take */
+  uint64_t code_bytes;    /* now: and key codes */
   uint64_t conversations; /* now */
   uint64_t lookups;       /* that got candidates from the GPU */
+  uint64_t rescored;      /* of these, that got the best of them */
   uint64_t dropped;       /* conversations, for whatever reason */
   uint64_t errors;        /* of the GPU */
   bool off;               /* now: it has failed too often */
 };
 
-/* Where records are. Both functions are called by resident_start only, on the thread that calls it. */
+/* Where records are. The functions are called by resident_start only, on the thread that calls it. */
 struct resident_source {
+  /* Key codes of tokens first .. end - 1 of all kv heads are about to be read: time to have them read from disk
+   * together, with nobody waiting. NULL: that is not wanted. */
+  void (*expect)(void *context, uint64_t first, uint64_t end);
   /* Fills in the columns that hold the token, one that can be read. */
   bool (*columns)(void *context, uint32_t head, uint64_t token, struct record_columns *columns);
   /* Asked after columns of tokens first .. end - 1 were read: whether all that was read is good. */
@@ -56,7 +66,10 @@ struct resident_lookup {
   uint32_t layer, rows;
   const struct query *queries; /* [kv_heads][rows] */
   uint32_t candidates;
+  uint32_t best;               /* wanted after rescoring, at most `candidates` */
+  uint32_t head_dim;
   uint64_t from, before;       /* token range */
+  uint64_t tokens;             /* of it that are there and can be read, also after a hole */
   uint64_t readable;           /* tokens 0 .. readable - 1 are there and can be read */
   bool hole;                   /* what comes after them is there and cannot */
   uint64_t now_ms;
@@ -68,7 +81,8 @@ struct resident_found {
   uint64_t first;
   uint32_t count;
   uint32_t candidates;
-  const uint64_t *keys;   /* [kv_heads][rows][candidates] */
+  uint32_t best;          /* 0: not rescored */
+  const uint64_t *keys;   /* [kv_heads][rows][best, or else candidates] */
   const uint32_t *counts; /* [kv_heads][rows] */
   uint32_t scan;          /* that they are in */
 };

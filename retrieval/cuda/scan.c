@@ -14,6 +14,10 @@ static cudaError_t allocate(struct gpu_scan *scan) {
   if (status == cudaSuccess)
     status = cudaMalloc((void **)&scan->gathered, gathered);
   if (status == cudaSuccess)
+    status = cudaMalloc((void **)&scan->candidates_keys, GPU_JOBS * (size_t)LIMIT_CANDIDATES_MAX * sizeof(uint64_t));
+  if (status == cudaSuccess)
+    status = cudaMalloc((void **)&scan->candidates_counts, GPU_JOBS * sizeof(uint32_t));
+  if (status == cudaSuccess)
     status = cudaMemset(scan->groups, 0, GPU_JOBS * sizeof *scan->groups);
   if (status == cudaSuccess)
     status = cudaMallocHost((void **)&scan->keys, keys); /* the same address on the GPU */
@@ -48,6 +52,8 @@ void gpu_scan_destroy(struct gpu_scan *scan) {
   cudaSetDevice(scan->gpu->device);
   cudaFree(scan->groups);
   cudaFree(scan->gathered);
+  cudaFree(scan->candidates_keys);
+  cudaFree(scan->candidates_counts);
   cudaFreeHost(scan->keys);
   cudaFreeHost(scan->counts);
   if (scan->fetched)
@@ -87,49 +93,61 @@ static void fill_job(struct gpu_job *job, const struct gpu_scan_job *from, float
   memcpy(job->magnitude, from->query->magnitude, sizeof job->magnitude);
 }
 
-static int check(const struct gpu_scan *scan, const struct gpu_scan_job *jobs, uint32_t job_count, uint32_t candidates,
-                 struct error *error) {
+static int check(const struct gpu_scan *scan, const struct gpu_scan_wanted *wanted, const struct gpu_scan_job *jobs,
+                 uint32_t job_count, struct error *error) {
+  uint32_t candidates = wanted->candidates;
   if (job_count == 0 || job_count > scan->jobs_max || candidates == 0 || candidates > LIMIT_CANDIDATES_MAX ||
-      (uint64_t)job_count * candidates > scan->keys_max)
-    return error_set(error, ERR_BAD_PARAMS, "GPU scan of %u jobs with %u candidates, made for %u with %u together",
-                     job_count, candidates, scan->jobs_max, scan->keys_max);
+      (uint64_t)job_count * candidates > scan->keys_max || wanted->best > candidates ||
+      (wanted->best && !record_head_dim_valid(wanted->head_dim)))
+    return error_set(error, ERR_BAD_PARAMS,
+                     "GPU scan of %u jobs with %u candidates, the best %u of head_dim %u, made for %u with %u together",
+                     job_count, candidates, wanted->best, wanted->head_dim, scan->jobs_max, scan->keys_max);
   for (uint32_t i = 0; i < job_count; i++) {
-    uint32_t there = gpu_columns_count(jobs[i].columns);
+    uint32_t there = gpu_columns_count(jobs[i].columns), codes = gpu_columns_codes(jobs[i].columns);
+    there = wanted->best && codes < there ? codes : there;
     if (jobs[i].begin > there || jobs[i].count > there - jobs[i].begin)
       return error_set(error, ERR_BAD_PARAMS, "GPU scan of records %u + %u of %u", jobs[i].begin, jobs[i].count, there);
   }
   return 0;
 }
 
-int gpu_scan_start(struct gpu_scan *scan, enum lookup_mode mode, const struct gpu_scan_job *jobs, uint32_t job_count,
-                   uint32_t candidates, void *stream, struct error *error) {
-  int result = check(scan, jobs, job_count, candidates, error);
+/* One launch, and one more or some where its candidates are to be rescored. */
+static cudaError_t start_jobs(struct gpu_scan *scan, const struct gpu_scan_wanted *wanted,
+                              const struct gpu_scan_job *jobs, uint32_t first, uint32_t count, cudaStream_t stream) {
+  uint64_t *keys = scan->keys + (size_t)first * (wanted->best ? wanted->best : wanted->candidates);
+  uint32_t *counts = scan->counts + first;
+  struct gpu_launch launch = {
+      .groups = scan->groups,
+      .gathered = scan->gathered,
+      .keys = wanted->best ? scan->candidates_keys : keys,
+      .counts = wanted->best ? scan->candidates_counts : counts,
+      .blocks = scan->gpu->blocks / count,
+      .capacity = gpu_scan_capacity(wanted->candidates),
+      .candidates = wanted->candidates,
+  };
+  for (uint32_t i = 0; i < count; i++)
+    fill_job(&launch.jobs[i], &jobs[first + i], hint_of(jobs + first, i, wanted->mode));
+  cudaError_t status = gpu_scan_launch(&launch, count, wanted->mode == LOOKUP_HAMMING, stream);
+  if (status == cudaSuccess && wanted->best)
+    status = gpu_rescore(scan, wanted, jobs + first, count, keys, counts, stream);
+  return status;
+}
+
+int gpu_scan_start(struct gpu_scan *scan, const struct gpu_scan_wanted *wanted, const struct gpu_scan_job *jobs,
+                   uint32_t job_count, void *stream, struct error *error) {
+  int result = check(scan, wanted, jobs, job_count, error);
   if (result)
     return result;
   cudaError_t status = cudaSetDevice(scan->gpu->device);
   if (status != cudaSuccess)
     return gpu_failed(error, status, "cannot be used");
   uint32_t most = scan->gpu->blocks < GPU_JOBS ? scan->gpu->blocks : GPU_JOBS;
-  scan->job_count = 0;
-  scan->candidates = candidates;
   for (uint32_t first = 0, n; first < job_count; first += n) {
     n = job_count - first < most ? job_count - first : most;
-    struct gpu_launch launch = {
-        .groups = scan->groups,
-        .gathered = scan->gathered,
-        .keys = scan->keys + (size_t)first * candidates,
-        .counts = scan->counts + first,
-        .blocks = scan->gpu->blocks / n,
-        .capacity = gpu_scan_capacity(candidates),
-        .candidates = candidates,
-    };
-    for (uint32_t i = 0; i < n; i++)
-      fill_job(&launch.jobs[i], &jobs[first + i], hint_of(jobs + first, i, mode));
-    status = gpu_scan_launch(&launch, n, mode == LOOKUP_HAMMING, stream);
+    status = start_jobs(scan, wanted, jobs, first, n, stream);
     if (status != cudaSuccess)
       return gpu_failed(error, status, "cannot launch a scan");
   }
-  scan->job_count = job_count;
   return 0;
 }
 

@@ -14,33 +14,7 @@
 
 namespace {
 
-struct Shared {
-  union {
-    uint32_t bins[GPU_BINS];
-    unsigned long long keys[KEYS];
-  };
-  uint32_t digits[DIGITS];
-  uint32_t sums[WARPS];
-  unsigned long long lows[WARPS], highs[WARPS];
-  uint32_t count, base, last;
-  uint32_t bin, before, inside; /* found by find_bin */
-};
-
 /* --- blocks of one job ------------------------------------------------------------------------------------------- */
-
-/* True in the last block to come here; the others go on to await(). */
-__device__ bool arrive(gpu_group *group, uint32_t blocks, Shared &shared) {
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    shared.last = atomicAdd(&group->arrived, 1) == blocks - 1;
-    if (shared.last)
-      group->arrived = 0;
-    __threadfence();
-  }
-  __syncthreads();
-  return shared.last;
-}
 
 __device__ void release(gpu_group *group, uint32_t generation) {
   __syncthreads();
@@ -71,47 +45,6 @@ __device__ void take(gpu_group *group, uint32_t *bins, uint32_t count) {
   for (uint32_t i = threadIdx.x; i < count; i += THREADS) {
     bins[i] = __ldcg(&group->bins[i]);
     group->bins[i] = 0;
-  }
-  __syncthreads();
-}
-
-__device__ void clear(uint32_t *bins, uint32_t count) {
-  for (uint32_t i = threadIdx.x; i < count; i += THREADS)
-    bins[i] = 0;
-  __syncthreads();
-}
-
-/* Finds the bin that holds number `wanted` (1 is the first) of what was counted: shared.bin, .before (how many are in
- * earlier bins), .inside. shared.bin is `count` when there are fewer; .before is how many there are then. */
-__device__ void find_bin(const uint32_t *bins, uint32_t count, uint32_t wanted, Shared &shared) {
-  uint32_t each = (count + THREADS - 1) / THREADS, first = threadIdx.x * each, own = 0;
-  uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  for (uint32_t i = first; i < first + each && i < count; i++)
-    own += bins[i];
-  uint32_t sum = own;
-#pragma unroll
-  for (uint32_t step = 1; step < 32; step *= 2) {
-    uint32_t other = __shfl_up_sync(0xffffffffu, sum, step);
-    sum += lane >= step ? other : 0;
-  }
-  if (lane == 31)
-    shared.sums[warp] = sum;
-  __syncthreads();
-  uint32_t before = sum - own;
-  for (uint32_t i = 0; i < warp; i++)
-    before += shared.sums[i];
-  if (threadIdx.x == THREADS - 1 && before + own < wanted) {
-    shared.bin = count;
-    shared.before = before + own;
-    shared.inside = 0;
-  }
-  if (before < wanted && before + own >= wanted) {
-    uint32_t i = first;
-    while (before + bins[i] < wanted)
-      before += bins[i++];
-    shared.bin = i;
-    shared.before = before;
-    shared.inside = bins[i];
   }
   __syncthreads();
 }
@@ -270,88 +203,18 @@ __device__ unsigned long long count_digits(const gpu_launch &launch, gpu_group *
 
 /* --- 3: the best C ----------------------------------------------------------------------------------------------- */
 
-__device__ void find_range(const unsigned long long *keys, uint32_t count, unsigned long long &low,
-                           unsigned long long &high, Shared &shared) {
-  low = ~0ull;
-  high = 0;
-  for (uint32_t i = threadIdx.x; i < count; i += THREADS) {
-    low = min(low, keys[i]);
-    high = max(high, keys[i]);
-  }
-#pragma unroll
-  for (int step = 16; step; step /= 2) {
-    low = min(low, __shfl_xor_sync(0xffffffffu, low, step));
-    high = max(high, __shfl_xor_sync(0xffffffffu, high, step));
-  }
-  if (threadIdx.x % 32 == 0) {
-    shared.lows[threadIdx.x / 32] = low;
-    shared.highs[threadIdx.x / 32] = high;
-  }
-  __syncthreads();
-#pragma unroll
-  for (int i = 0; i < WARPS; i++) {
-    low = min(low, shared.lows[i]);
-    high = max(high, shared.highs[i]);
-  }
-}
-
-/* Number `wanted` of the keys, which are all different and at least as many, in ascending order. */
-__device__ unsigned long long nth(const unsigned long long *keys, uint32_t count, uint32_t wanted, Shared &shared) {
-  unsigned long long low, high;
-  find_range(keys, count, low, high, shared);
-  for (;;) {
-    int bits = 64 - __clzll(static_cast<long long>(high - low)), shift = bits > DIGIT_BITS ? bits - DIGIT_BITS : 0;
-    clear(shared.digits, DIGITS);
-    for (uint32_t i = threadIdx.x; i < count; i += THREADS) {
-      unsigned long long key = keys[i];
-      if (key >= low && key <= high)
-        atomicAdd(&shared.digits[(key - low) >> shift], 1);
-    }
-    __syncthreads();
-    find_bin(shared.digits, DIGITS, wanted, shared);
-    low += static_cast<unsigned long long>(shared.bin) << shift;
-    high = min(high, low + ((1ull << shift) - 1));
-    wanted -= shared.before;
-    bool whole = shared.inside == wanted;
-    __syncthreads();
-    if (whole)
-      return high;
-  }
-}
-
 template <bool HAMMING>
 __device__ void select(const gpu_launch &launch, uint32_t job, uint32_t count, Shared &shared) {
   const unsigned long long *keys =
       reinterpret_cast<const unsigned long long *>(launch.gathered + static_cast<size_t>(job) * launch.capacity);
-  uint64_t *best = launch.keys + static_cast<size_t>(job) * launch.candidates;
-  if (count <= KEYS) {
-    for (uint32_t i = threadIdx.x; i < count; i += THREADS)
-      shared.keys[i] = __ldcg(&keys[i]);
-    keys = shared.keys;
-  }
-  __syncthreads();
-  unsigned long long last = count > launch.candidates ? nth(keys, count, launch.candidates, shared) : ~0ull;
-  if (threadIdx.x == 0) {
-    const gpu_job &what = launch.jobs[job];
-    shared.count = 0;
-    launch.counts[job] = min(count, launch.candidates);
-    if (what.count > launch.capacity)
-      *what.hint = count > launch.candidates ? Mode<HAMMING>::hint(static_cast<uint32_t>(last >> 32), what) : 0;
-  }
-  __syncthreads();
-  uint32_t lane = threadIdx.x % 32;
-  for (uint32_t i = threadIdx.x; i - lane < count; i += THREADS) {
-    unsigned long long key = i < count ? keys[i] : ~0ull;
-    bool keep = i < count && key <= last;
-    uint32_t mask = __ballot_sync(0xffffffffu, keep), base = 0;
-    if (lane == 0 && mask)
-      base = atomicAdd(&shared.count, __popc(mask));
-    base = __shfl_sync(0xffffffffu, base, 0);
-    if (keep)
-      best[base + __popc(mask & ((1u << lane) - 1))] = key;
-  }
-  for (uint32_t i = count + threadIdx.x; i < launch.candidates; i += THREADS)
-    best[i] = ~0ull;
+  unsigned long long last = select_best(keys, count, launch.candidates,
+                                        launch.keys + static_cast<size_t>(job) * launch.candidates, shared);
+  if (threadIdx.x != 0)
+    return;
+  const gpu_job &what = launch.jobs[job];
+  launch.counts[job] = min(count, launch.candidates);
+  if (what.count > launch.capacity)
+    *what.hint = count > launch.candidates ? Mode<HAMMING>::hint(static_cast<uint32_t>(last >> 32), what) : 0;
 }
 
 /* --- a job ------------------------------------------------------------------------------------------------------- */

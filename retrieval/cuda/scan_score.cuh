@@ -5,20 +5,15 @@
 #ifndef COLDKV_RETRIEVAL_CUDA_SCAN_SCORE_CUH
 #define COLDKV_RETRIEVAL_CUDA_SCAN_SCORE_CUH
 
-#include "retrieval/cuda/launch.h"
+#include "retrieval/cuda/select.cuh"
 
 #include <cuda_fp16.h>
 
 namespace {
 
 enum {
-  THREADS = 512,
   BLOCKS_PER_PROCESSOR = 2,
-  STREAMS = 4,       /* places of its share that a block reads at a time */
-  DIGIT_BITS = 11,
-  DIGITS = 1 << DIGIT_BITS,
-  KEYS = 4096,       /* in shared memory */
-  WARPS = THREADS / 32,
+  STREAMS = 4, /* places of its share that a block reads at a time */
 };
 
 /* Classes of scores, best first: those above zero by exponent and four bits of the fraction, then all others, of which
@@ -31,7 +26,7 @@ enum : uint32_t {
   DISTANCES = 129,
 };
 constexpr float HINT_MARGIN = 0.07f; /* by which a score may be lower than expected */
-static_assert(CLASSES_ABOVE <= uint32_t(GPU_BINS) && DIGITS <= int(GPU_BINS), "bins for every class");
+static_assert(CLASSES_ABOVE <= uint32_t(GPU_BINS), "bins for every class");
 
 /* A job's share of one block, and what the block knows of it. */
 struct Share {
@@ -118,12 +113,7 @@ template <> struct Mode<false> {
   }
   __device__ static __forceinline__ bool reaches(float score, float limit) { return score >= limit; } /* NaN: no */
   __device__ static __forceinline__ bool valid(float score, uint16_t) { return score == score; }
-  __device__ static __forceinline__ uint32_t rank(float score) { /* select_rank */
-    uint32_t bits = __float_as_uint(score);
-    if (bits & 0x80000000u)
-      return bits == 0x80000000u ? 0x7fffffffu : bits;
-    return bits ^ 0x7fffffffu;
-  }
+  __device__ static __forceinline__ uint32_t rank(float score) { return rank_of(score); }
   __device__ static __forceinline__ uint32_t bin(float score) {
     return score > 0 ? (SCORE_END - 1 - __float_as_uint(score)) >> CLASS_SHIFT : CLASSES_ABOVE;
   }

@@ -6,8 +6,8 @@
 #define COLDKV_TESTS_CUDA_FP16_H
 #ifdef __cplusplus
 
-#include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 struct __half {
   uint16_t bits;
@@ -16,10 +16,11 @@ struct __half {
 inline __half __ushort_as_half(uint16_t bits) { return {bits}; }
 
 inline float __half2float(__half half) {
-  int exponent = half.bits >> 10 & 31, fraction = half.bits & 1023;
-  float size = exponent == 31 ? (fraction ? NAN : INFINITY)
-               : exponent     ? ldexpf(static_cast<float>(1024 + fraction), exponent - 25)
-                              : ldexpf(static_cast<float>(fraction), -24);
+  uint32_t exponent = half.bits >> 10 & 31, fraction = half.bits & 1023, bits;
+  float size = static_cast<float>(fraction) * 0x1p-24f; /* of subnormals */
+  bits = (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13;
+  if (exponent)
+    memcpy(&size, &bits, sizeof size);
   return half.bits & 0x8000 ? -size : size;
 }
 

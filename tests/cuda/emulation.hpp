@@ -10,6 +10,7 @@
 #define COLDKV_TESTS_CUDA_EMULATION_HPP
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -54,10 +55,10 @@ extern thread_local Place place;
 uint32_t barrier(int line, bool here);
 /* Of a warp: waits for all its threads, and returns what each of them gave. */
 const uint64_t *exchange(int line, uint32_t mask, uint64_t value);
-/* Lets other threads go on. */
-void yield();
-/* The same, now and then. */
+/* Lets other threads of the block go on, now and then. */
 void stagger();
+/* Lets them, and other blocks, for a while. */
+void sleep();
 
 /* Runs `kernel` in every thread of the grid, when the stream comes to it. All blocks run at a time if they must. */
 cudaError_t launch(dim3 grid, dim3 block, bool all_at_a_time, std::function<void()> kernel);
@@ -138,14 +139,20 @@ template <typename T, typename V> T atomicExch(T *at, V value) {
   return __atomic_exchange_n(at, static_cast<T>(value), __ATOMIC_RELAXED);
 }
 
-inline void __nanosleep(unsigned) { emulation::yield(); }
+inline void __nanosleep(unsigned) { emulation::sleep(); }
 
 /* --- arithmetic -------------------------------------------------------------------------------------------------- */
 
 using std::max;
 using std::min;
 
-inline int __popc(uint32_t word) { return __builtin_popcount(word); }
+/* Not the compiler's, which is a call where the processor's instruction may not be used. */
+inline int __popc(uint32_t word) {
+  word -= word >> 1 & 0x55555555u;
+  word = (word & 0x33333333u) + (word >> 2 & 0x33333333u);
+  return static_cast<int>(((word + (word >> 4)) & 0x0f0f0f0fu) * 0x01010101u >> 24);
+}
+
 inline int __clzll(long long word) { return word ? __builtin_clzll(static_cast<unsigned long long>(word)) : 64; }
 inline int __ffs(int word) { return __builtin_ffs(word); }
 

@@ -9,15 +9,15 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
-#include <memory>
+#include <map>
 #include <mutex>
 #include <thread>
 #include <vector>
 
-#include <sched.h>
 #include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include "tests/cuda/emulation.hpp"
 
@@ -31,7 +31,7 @@ thread_local emulation::Place emulation::place;
 
 namespace {
 
-enum { STACK_BYTES = 1 << 16, BLOCKS_AT_A_TIME = 4, STAGGER = 64, NOWHERE = -1 };
+enum { STACK_BYTES = 1 << 16, BLOCKS_AT_A_TIME = 4, STAGGER = 64, SLEEP_US = 30, NOWHERE = -1 };
 
 struct Fiber {
   ucontext_t first;            /* where it begins; with a sanitizer, where it is */
@@ -53,6 +53,30 @@ struct Warp {
   uint64_t given[emulation::WARP], taken[emulation::WARP];
 };
 
+/* Stacks of blocks that are done, by the number of threads: the system takes long to give new ones. */
+std::mutex stacks_lock;
+std::map<unsigned, std::vector<char *>> spare_stacks;
+
+char *take_stacks(unsigned threads) {
+  std::lock_guard<std::mutex> guard(stacks_lock);
+  std::vector<char *> &spare = spare_stacks[threads];
+  if (spare.empty()) {
+    void *memory = mmap(nullptr, static_cast<size_t>(threads) * STACK_BYTES, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED)
+      emulation::die("no memory for the stacks of a block");
+    return static_cast<char *>(memory);
+  }
+  char *stacks = spare.back();
+  spare.pop_back();
+  return stacks;
+}
+
+void give_stacks(unsigned threads, char *stacks) {
+  std::lock_guard<std::mutex> guard(stacks_lock);
+  spare_stacks[threads].push_back(stacks);
+}
+
 struct Block {
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
@@ -66,16 +90,10 @@ struct Block {
   emulation::Place place;
   uint64_t random;
 
-  explicit Block(unsigned threads) : fibers(threads), warps((threads + 31) / 32) {
-    void *memory = mmap(nullptr, bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED)
-      emulation::die("no memory for the stacks of a block");
-    stacks = static_cast<char *>(memory);
-  }
+  explicit Block(unsigned threads) : fibers(threads), warps((threads + 31) / 32), stacks(take_stacks(threads)) {}
   Block(const Block &) = delete;
   Block &operator=(const Block &) = delete;
-  ~Block() { munmap(stacks, bytes()); }
-  size_t bytes() const { return fibers.size() * STACK_BYTES; }
+  ~Block() { give_stacks(static_cast<unsigned>(fibers.size()), stacks); }
 };
 
 thread_local Block *block;
@@ -238,7 +256,7 @@ uint32_t emulation::barrier(int line, bool here) {
   if (meeting.arrived == meeting.live) {
     block->here[(number + 1) % 2] = 0;
     end_meeting(meeting);
-    yield();
+    to_scheduler();
   } else {
     wait_for(meeting);
   }
@@ -260,9 +278,9 @@ const uint64_t *emulation::exchange(int line, uint32_t mask, uint64_t value) {
   return warp.taken;
 }
 
-void emulation::yield() {
+void emulation::sleep() {
   to_scheduler();
-  sched_yield();
+  usleep(SLEEP_US);
 }
 
 void emulation::stagger() {

@@ -4,4 +4,5 @@
 // The kernels of lookups, for the processor.
 #include "tests/cuda/emulation.hpp"
 
+#include "retrieval/cuda/rescore.cu"
 #include "retrieval/cuda/scan.cu"

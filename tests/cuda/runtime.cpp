@@ -15,7 +15,7 @@
 
 namespace {
 
-enum { PROCESSORS = 3, ALIGNMENT = 256 };
+enum { PROCESSORS = 7, ALIGNMENT = 256 };
 
 enum class Kind { DEVICE, PINNED };
 

@@ -64,12 +64,14 @@ static void test_backend(void **state) {
   assert_int_equal(READ("--data", "/d"), 0);
   assert_int_equal(options.backend, BACKEND_AUTO);
   assert_int_equal(options.vram_limit, 0);
+  assert_int_equal(options.vram_codes_limit, 0);
   assert_int_equal(options.gpu_tokens_min, 16384);
-  static const char text[] = "backend = cuda\nvram-limit = 40000\ngpu-tokens-min = 5";
+  static const char text[] = "backend = cuda\nvram-limit = 40000\nvram-codes-limit = 3\ngpu-tokens-min = 5";
   write_config(text, strlen(text));
   assert_int_equal(READ("--config", config_path, "--data", "/d", "--vram-limit", "7"), 0);
   assert_int_equal(options.backend, BACKEND_CUDA);
   assert_int_equal(options.vram_limit, 7);
+  assert_int_equal(options.vram_codes_limit, 3);
   assert_int_equal(options.gpu_tokens_min, 5);
   assert_int_equal(READ("--data", "/d", "--backend", "gpu"), -ERR_ARGUMENT);
   assert_non_null(strstr(error.text, "auto, cpu, cuda"));

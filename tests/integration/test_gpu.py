@@ -80,6 +80,40 @@ class Gpu(WithDaemon):
         self.assertGreater(stats["gpu_bytes"], 0)
         self.assertEqual(stats["scanned_bytes"], self.stats(self.client)["scanned_bytes"])
 
+    def test_same_answers_rescored(self):
+        self.begin(COUNT, "--vram-codes-limit", "100")
+        for layer in (0, 1):
+            self.same(layer=layer)  # brings the signatures
+        seed = 2
+        for mode in (0, 1):
+            for candidates in (0, 16, 40, 8000):
+                for bounds in ({}, {"from": 4, "before": 5000}, {"before": 8999}):
+                    for rows in (1, 3):
+                        seed += 1
+                        self.same(seed, seed % 2, rows=rows, mode=mode, candidates=candidates, **bounds)
+        stats = self.stats()
+        self.assertEqual((stats["gpu_lookups"], stats["gpu_rescored"], stats["gpu_errors"]), (seed, seed - 2, 0))
+        self.assertEqual(stats["gpu_code_bytes_max"], 100 << 20)
+        self.assertEqual(stats["gpu_code_bytes"], 2 * 2 * 2 * 8192 * 32)  # layers, heads, pieces of 8192 tokens
+        for name in ("fetched_candidates", "winners", "scanned_bytes"):
+            self.assertEqual(stats[name], self.stats(self.client)[name])
+
+    def test_rescored_with_tokens_that_come(self):
+        self.begin(2000, "--vram-codes-limit", "100")
+        self.same()
+        for end in range(2001, 2030):
+            for client, handle in zip((self.client, self.other), self.handles):
+                fill(client, self.shape, handle, end, end - 1)
+            self.same(end)
+        self.assertEqual(self.stats()["gpu_rescored"], 28)  # once the codes are there, every token comes at once
+
+    def test_too_little_memory_for_codes(self):
+        self.begin(COUNT, "--vram-codes-limit", "1")  # one layer's, and not the other's
+        for seed in range(8):
+            self.same(seed, seed % 2)
+        self.assertEqual((self.stats()["gpu_lookups"], self.stats()["gpu_rescored"]), (8, 3))
+        self.assertLessEqual(self.stats()["gpu_code_bytes"], 1 << 20)
+
     def test_tokens_that_come(self):
         self.begin(990)
         for end in (990, 1010, 1400, 4095, 4097, 5500, 8193):

@@ -6,18 +6,24 @@
 
 #include "retrieval/lane.h"
 
-enum { CHUNK = 16384, CHUNK_BYTES = CHUNK * (RECORD_SIGNATURE_BYTES + RECORD_K_SCALE_BYTES) };
+enum {
+  CHUNK = 16384,
+  CHUNK_BYTES = CHUNK * (RECORD_SIGNATURE_BYTES + RECORD_K_SCALE_BYTES),
+  CODE_CHUNK = 8192,
+  CODE_CHUNK_BYTES = CODE_CHUNK * RECORD_K_MAG_BYTES,
+};
 
 struct fake_gpu_faults fake_gpu_faults;
-uint64_t fake_gpu_bytes, fake_gpu_appended, fake_gpu_scanned;
+uint64_t fake_gpu_bytes, fake_gpu_code_bytes, fake_gpu_appended, fake_gpu_codes_appended, fake_gpu_scanned;
+uint64_t fake_gpu_rescored;
 
 struct gpu {
   struct gpu_info info;
 };
 
 struct gpu_columns {
-  uint8_t *signature, *k_scale;
-  uint32_t count;
+  uint8_t *signature, *k_scale, *k_mag;
+  uint32_t count, codes;
 };
 
 struct gpu_scan {
@@ -54,13 +60,17 @@ int gpu_columns_create(struct gpu *gpu, struct gpu_columns **columns, struct err
 }
 
 void gpu_columns_destroy(struct gpu_columns *columns, void *stream) {
-  (void)stream;
   if (!columns)
     return;
   fake_gpu_bytes -= gpu_columns_bytes(columns->count);
+  gpu_columns_drop_codes(columns, stream);
   free(columns->signature);
   free(columns->k_scale);
   free(columns);
+}
+
+static bool there_is_room(uint64_t more) {
+  return !fake_gpu_faults.bytes_max || fake_gpu_bytes + fake_gpu_code_bytes + more <= fake_gpu_faults.bytes_max;
 }
 
 int gpu_columns_append(struct gpu_columns *columns, const uint8_t *signature, const uint8_t *k_scale, uint32_t count,
@@ -68,7 +78,7 @@ int gpu_columns_append(struct gpu_columns *columns, const uint8_t *signature, co
   uint64_t end = (uint64_t)columns->count + count, more = gpu_columns_bytes((uint32_t)end);
   (void)stream;
   more -= gpu_columns_bytes(columns->count);
-  if (fake_gpu_faults.bytes_max && fake_gpu_bytes + more > fake_gpu_faults.bytes_max)
+  if (!there_is_room(more))
     return error_set(error, ERR_MEMORY, "GPU: no memory for signatures");
   columns->signature = realloc(columns->signature, end * RECORD_SIGNATURE_BYTES + 1);
   columns->k_scale = realloc(columns->k_scale, end * RECORD_K_SCALE_BYTES + 1);
@@ -87,6 +97,35 @@ int gpu_columns_append(struct gpu_columns *columns, const uint8_t *signature, co
 uint32_t gpu_columns_count(const struct gpu_columns *columns) { return columns->count; }
 
 uint64_t gpu_columns_bytes(uint32_t count) { return ((uint64_t)count + CHUNK - 1) / CHUNK * CHUNK_BYTES; }
+
+uint32_t gpu_columns_codes(const struct gpu_columns *columns) { return columns->codes; }
+
+uint64_t gpu_codes_bytes(uint32_t count) { return ((uint64_t)count + CODE_CHUNK - 1) / CODE_CHUNK * CODE_CHUNK_BYTES; }
+
+int gpu_columns_append_codes(struct gpu_columns *columns, const uint8_t *k_mag, uint32_t count, void *stream,
+                             struct error *error) {
+  uint64_t end = (uint64_t)columns->codes + count, more = gpu_codes_bytes((uint32_t)end);
+  (void)stream;
+  more -= gpu_codes_bytes(columns->codes);
+  if (!there_is_room(more))
+    return error_set(error, ERR_MEMORY, "GPU: no memory for key codes");
+  columns->k_mag = realloc(columns->k_mag, end * RECORD_K_MAG_BYTES + 1);
+  if (!columns->k_mag)
+    abort();
+  memcpy(columns->k_mag + (size_t)columns->codes * RECORD_K_MAG_BYTES, k_mag, (size_t)count * RECORD_K_MAG_BYTES);
+  columns->codes += count;
+  fake_gpu_code_bytes += more;
+  fake_gpu_codes_appended += count;
+  return 0;
+}
+
+void gpu_columns_drop_codes(struct gpu_columns *columns, void *stream) {
+  (void)stream;
+  fake_gpu_code_bytes -= gpu_codes_bytes(columns->codes);
+  free(columns->k_mag);
+  columns->k_mag = NULL;
+  columns->codes = 0;
+}
 
 int gpu_scan_create(struct gpu *gpu, uint32_t jobs_max, uint32_t keys_max, struct gpu_scan **scan,
                     struct error *error) {
@@ -112,27 +151,46 @@ void gpu_scan_destroy(struct gpu_scan *scan) {
   free(scan);
 }
 
-/* The candidates of a job, backwards, since nobody is to rely on their order. */
-static uint32_t run_job(struct gpu_scan *scan, enum lookup_mode mode, const struct gpu_scan_job *job,
-                        uint32_t candidates, uint64_t *keys) {
+/* Puts final scores into the keys, and the best first. */
+static void rescore(const struct gpu_scan_job *job, uint32_t head_dim, uint64_t *keys, uint32_t count) {
+  const struct gpu_columns *columns = job->columns;
+  struct rescore_code code;
+  rescore_code_init(&code, head_dim);
+  for (uint32_t i = 0; i < count; i++) {
+    size_t record = (size_t)job->begin + select_key_ordinal(keys[i]);
+    int32_t sum = rescore_c(&code, job->query->q12, columns->signature + record * RECORD_SIGNATURE_BYTES,
+                            columns->k_mag + record * RECORD_K_MAG_BYTES);
+    float score = (float)sum * f32_from_f16(load_u16(columns->k_scale + record * RECORD_K_SCALE_BYTES));
+    keys[i] = select_key(select_rank(score), select_key_ordinal(keys[i]));
+  }
+  select_sort(keys, count);
+  fake_gpu_rescored += count;
+}
+
+/* What is wanted of a job, backwards, since nobody is to rely on the order. Returns the number of candidates. */
+static uint32_t run_job(struct gpu_scan *scan, const struct gpu_scan_wanted *wanted, const struct gpu_scan_job *job,
+                        uint64_t *keys) {
   const struct gpu_columns *columns = job->columns;
   const struct record_columns part = {
       .signature = columns->signature, .k_scale = columns->k_scale, .count = columns->count};
+  uint32_t places = wanted->best ? wanted->best : wanted->candidates;
   struct slice slices[1];
   struct range range;
-  for (uint32_t i = 0; i < candidates; i++)
+  for (uint32_t i = 0; i < places; i++)
     keys[i] = UINT64_MAX;
   if (!range_init(&range, slices, &part, 1, job->begin, (uint64_t)job->begin + job->count) || !range.tokens)
     return 0;
-  const struct scan wanted = {.kernels = lookup_kernels(), .mode = mode, .range = &range, .queries = job->query,
-                              .rows = 1, .candidates = candidates};
-  uint64_t *memory = malloc(lane_keys(&wanted) * sizeof *memory);
+  const struct scan lane_wanted = {.kernels = lookup_kernels(), .mode = wanted->mode, .range = &range,
+                                   .queries = job->query, .rows = 1, .candidates = wanted->candidates};
+  uint64_t *memory = malloc(lane_keys(&lane_wanted) * sizeof *memory);
   if (!memory)
     abort();
-  lane_scan(scan->lane, 0, &wanted, memory);
-  uint32_t count = scan->lane->selects[0].count;
-  for (uint32_t i = 0; i < count; i++)
-    keys[i] = scan->lane->selects[0].keys[count - 1 - i];
+  lane_scan(scan->lane, 0, &lane_wanted, memory);
+  uint32_t count = scan->lane->selects[0].count, left = count < places ? count : places;
+  if (wanted->best)
+    rescore(job, wanted->head_dim, scan->lane->selects[0].keys, count);
+  for (uint32_t i = 0; i < left; i++)
+    keys[i] = scan->lane->selects[0].keys[left - 1 - i];
   free(memory);
   fake_gpu_scanned += range.tokens;
   return count;
@@ -144,22 +202,25 @@ static bool goes_wrong(uint32_t *times) {
   return wrong;
 }
 
-int gpu_scan_start(struct gpu_scan *scan, enum lookup_mode mode, const struct gpu_scan_job *jobs, uint32_t job_count,
-                   uint32_t candidates, void *stream, struct error *error) {
+int gpu_scan_start(struct gpu_scan *scan, const struct gpu_scan_wanted *wanted, const struct gpu_scan_job *jobs,
+                   uint32_t job_count, void *stream, struct error *error) {
+  uint32_t candidates = wanted->candidates, places = wanted->best ? wanted->best : candidates;
   (void)stream;
   if (job_count == 0 || job_count > scan->jobs_max || candidates == 0 || candidates > LIMIT_CANDIDATES_MAX ||
-      (uint64_t)job_count * candidates > scan->keys_max)
+      (uint64_t)job_count * candidates > scan->keys_max || wanted->best > candidates)
     return error_set(error, ERR_BAD_PARAMS, "a scan of %u jobs with %u candidates", job_count, candidates);
-  for (uint32_t i = 0; i < job_count; i++)
-    if (jobs[i].begin > jobs[i].columns->count || jobs[i].count > jobs[i].columns->count - jobs[i].begin)
+  for (uint32_t i = 0; i < job_count; i++) {
+    uint32_t there = wanted->best ? jobs[i].columns->codes : jobs[i].columns->count;
+    if (jobs[i].begin > there || jobs[i].count > there - jobs[i].begin)
       return error_set(error, ERR_BAD_PARAMS, "a scan of records that are not there");
+  }
   if (goes_wrong(&fake_gpu_faults.fail_starts))
     return error_set(error, ERR_IO, "GPU: cannot launch a scan");
   scan->failed = goes_wrong(&fake_gpu_faults.fail_scans);
   for (uint32_t i = 0; i < job_count; i++)
-    scan->counts[i] = run_job(scan, mode, &jobs[i], candidates, scan->keys + (size_t)i * candidates);
+    scan->counts[i] = run_job(scan, wanted, &jobs[i], scan->keys + (size_t)i * places);
   if (goes_wrong(&fake_gpu_faults.lie))
-    scan->keys[scan->counts[0] / 2] |= UINT32_MAX;
+    scan->keys[(scan->counts[0] < places ? scan->counts[0] : places) / 2] |= UINT32_MAX;
   return 0;
 }
 

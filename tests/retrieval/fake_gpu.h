@@ -17,8 +17,8 @@ struct fake_gpu_faults {
 };
 extern struct fake_gpu_faults fake_gpu_faults;
 
-extern uint64_t fake_gpu_bytes;    /* that columns take */
-extern uint64_t fake_gpu_appended; /* records, ever */
-extern uint64_t fake_gpu_scanned;  /* records, ever */
+extern uint64_t fake_gpu_bytes, fake_gpu_code_bytes; /* that columns take: signatures and scales, key codes */
+extern uint64_t fake_gpu_appended, fake_gpu_codes_appended; /* records, ever */
+extern uint64_t fake_gpu_scanned, fake_gpu_rescored;        /* records, ever */
 
 #endif

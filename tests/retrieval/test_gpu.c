@@ -3,8 +3,8 @@
 //
 // usage: test_gpu [SEED [ROUNDS [RECORDS]]]
 //
-// Checks scans on the GPU against plain C, over random and extreme input, other at every run unless a seed that is not
-// 0 is given; columns have up to RECORDS. Exits with 77 where there is no GPU.
+// Checks scans and rescoring on the GPU against plain C, over random and extreme input, other at every run unless a
+// seed that is not 0 is given; columns have up to RECORDS. Exits with 77 where there is no GPU.
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -16,7 +16,7 @@
 
 enum { ROUNDS = 60, JOBS_MAX = 80, RECORDS = 300000, SKIPPED = 77 };
 
-/* What records look like. */
+/* What records look like. Key codes are random, except where everything is to be equal. */
 enum kind { RANDOM, SCALES_REAL, ALL_EQUAL, FEW_VALUES, LATE_BEST, SAMPLE_BEST, MOSTLY_INVALID, KINDS };
 static const char *const kind_names[] = {"random", "real scales", "all equal", "few values", "best late",
                                          "best in the sample", "mostly invalid"};
@@ -24,7 +24,7 @@ static const char *const kind_names[] = {"random", "real scales", "all equal", "
 struct columns {
   enum kind kind;
   uint32_t count;
-  uint8_t *signature, *k_scale;
+  uint8_t *signature, *k_scale, *k_mag;
   struct gpu_columns *gpu;
 };
 
@@ -62,6 +62,19 @@ static uint16_t make_scale(enum kind kind, uint32_t i, uint32_t count) {
   }
 }
 
+/* Records or their key codes, as they come: some at a time. */
+static void append(struct columns *columns, bool codes, void *stream) {
+  for (uint32_t done = 0, n; done < columns->count; done += n) {
+    n = below(3) ? below(columns->count - done) + 1 : below(100) + 1;
+    n = n < columns->count - done ? n : columns->count - done;
+    if (codes ? gpu_columns_append_codes(columns->gpu, columns->k_mag + (size_t)done * RECORD_K_MAG_BYTES, n, stream,
+                                         &error)
+              : gpu_columns_append(columns->gpu, columns->signature + (size_t)done * 16,
+                                   columns->k_scale + (size_t)done * 2, n, stream, &error))
+      give_up("append");
+  }
+}
+
 static void make_columns(struct gpu *gpu, struct columns *columns, void *stream) {
   static const uint32_t edges[] = {0, 1, 2, 31, 33, 511, 2049, 16383, 16384, 16385, 65537};
   uint32_t pick = below(4);
@@ -71,7 +84,9 @@ static void make_columns(struct gpu *gpu, struct columns *columns, void *stream)
                                : below(records_max);
   columns->signature = allocate((size_t)columns->count * 16);
   columns->k_scale = allocate((size_t)columns->count * 2);
+  columns->k_mag = allocate((size_t)columns->count * RECORD_K_MAG_BYTES);
   random_fill(&randomness, columns->signature, (size_t)columns->count * 16);
+  random_fill(&randomness, columns->k_mag, (size_t)columns->count * RECORD_K_MAG_BYTES);
   for (uint32_t i = 0; i < columns->count; i++) {
     if (columns->kind == ALL_EQUAL)
       memset(columns->signature + (size_t)i * 16, 0x5a, 16);
@@ -79,14 +94,15 @@ static void make_columns(struct gpu *gpu, struct columns *columns, void *stream)
       memset(columns->signature + (size_t)i * 16, below(2) ? 0xff : 0x0f, 16);
     store_u16(columns->k_scale + (size_t)i * 2, make_scale(columns->kind, i, columns->count));
   }
+  if (columns->kind == ALL_EQUAL)
+    memset(columns->k_mag, 0xc3, (size_t)columns->count * RECORD_K_MAG_BYTES);
   if (gpu_columns_create(gpu, &columns->gpu, &error))
     give_up("columns");
-  for (uint32_t done = 0, n; done < columns->count; done += n) { /* as they come: some at a time */
-    n = below(3) ? below(columns->count - done) + 1 : below(100) + 1;
-    n = n < columns->count - done ? n : columns->count - done;
-    if (gpu_columns_append(columns->gpu, columns->signature + (size_t)done * 16, columns->k_scale + (size_t)done * 2, n,
-                           stream, &error))
-      give_up("append");
+  append(columns, false, stream);
+  append(columns, true, stream);
+  if (below(4) == 0) { /* they go and come again */
+    gpu_columns_drop_codes(columns->gpu, stream);
+    append(columns, true, stream);
   }
 }
 
@@ -94,9 +110,10 @@ static void free_columns(struct columns *columns, void *stream) {
   gpu_columns_destroy(columns->gpu, stream);
   free(columns->signature);
   free(columns->k_scale);
+  free(columns->k_mag);
 }
 
-static void make_query(struct query *query) {
+static void make_query(struct query *query, uint32_t head_dim) {
   float row[QUERY_FLOATS];
   uint32_t kind = below(5);
   for (int i = 0; i < QUERY_FLOATS; i++) {
@@ -110,7 +127,7 @@ static void make_query(struct query *query) {
     if (kind == 4)
       row[i] = below(7) ? 0.0f : -0.0f; /* mostly all zero */
   }
-  if (!query_prepare_c(query, LIMIT_HEAD_DIM_MAX, (const uint8_t *)row))
+  if (!query_prepare_c(query, head_dim, (const uint8_t *)row))
     abort();
 }
 
@@ -139,54 +156,82 @@ static uint32_t reference(const struct columns *columns, const struct gpu_scan_j
   return count;
 }
 
+/* Final scores for the ranks of the first `count` keys; ascending again. */
+static void reference_rescore(const struct columns *columns, const struct gpu_scan_job *job, uint32_t head_dim,
+                              uint64_t *keys, uint32_t count) {
+  struct rescore_code code;
+  rescore_code_init(&code, head_dim);
+  for (uint32_t i = 0; i < count; i++) {
+    size_t record = (size_t)job->begin + select_key_ordinal(keys[i]);
+    int32_t sum = rescore_c(&code, job->query->q12, columns->signature + record * RECORD_SIGNATURE_BYTES,
+                            columns->k_mag + record * RECORD_K_MAG_BYTES);
+    float score = (float)sum * f32_from_f16(load_u16(columns->k_scale + record * RECORD_K_SCALE_BYTES));
+    keys[i] = select_key(select_rank(score), select_key_ordinal(keys[i]));
+  }
+  select_sort(keys, count);
+}
+
 /* --- rounds ------------------------------------------------------------------------------------------------------ */
 
-static bool check_job(const struct columns *columns, const struct gpu_scan_job *job, enum lookup_mode mode,
-                      uint32_t candidates, uint64_t *got, uint32_t got_count, uint64_t *wanted) {
-  uint32_t count = reference(columns, job, mode, candidates, wanted);
+/* `got`: as many keys as there are to be, and what is after the last of them. */
+static bool check_job(const struct columns *columns, const struct gpu_scan_job *job,
+                      const struct gpu_scan_wanted *asked, uint64_t *got, uint32_t got_count, uint64_t *wanted) {
+  uint32_t count = reference(columns, job, asked->mode, asked->candidates, wanted), places = asked->candidates;
   bool right = got_count == count;
+  if (right && asked->best) {
+    reference_rescore(columns, job, asked->head_dim, wanted, count);
+    places = asked->best;
+    count = count < places ? count : places;
+  }
   if (right) {
     select_sort(got, count);
     right = memcmp(got, wanted, count * sizeof *got) == 0;
-    for (uint32_t i = count; i < candidates; i++)
+    for (uint32_t i = count; i < places; i++)
       right &= got[i] == UINT64_MAX;
   }
   if (!right)
-    fprintf(stderr, "WRONG: %s, %s, records %u + %u of %u, C %u: got %u, wanted %u\n",
-            mode == LOOKUP_HAMMING ? "hamming" : "weighted", kind_names[columns->kind], job->begin, job->count,
-            columns->count, candidates, got_count, count);
+    fprintf(stderr, "WRONG: %s, %s, records %u + %u of %u, C %u, best %u of head_dim %u: got %u, wanted %u\n",
+            asked->mode == LOOKUP_HAMMING ? "hamming" : "weighted", kind_names[columns->kind], job->begin, job->count,
+            columns->count, asked->candidates, asked->best, asked->head_dim, got_count, count);
   return right;
 }
 
-static uint32_t make_candidates(void) {
+static struct gpu_scan_wanted make_wanted(void) {
   static const uint32_t edges[] = {1, 2, 1024, 4096, 4097, LIMIT_CANDIDATES_MAX};
-  return below(2) ? edges[below(sizeof edges / sizeof *edges)] : 1 + below(LIMIT_CANDIDATES_MAX);
+  struct gpu_scan_wanted wanted = {
+      .mode = below(2) ? LOOKUP_HAMMING : LOOKUP_WEIGHTED,
+      .candidates = below(2) ? edges[below(sizeof edges / sizeof *edges)] : 1 + below(LIMIT_CANDIDATES_MAX),
+      .head_dim = below(2) ? LIMIT_HEAD_DIM_MAX : 64 + 8 * below(9),
+  };
+  if (below(2))
+    wanted.best = below(3) ? 1 + below(wanted.candidates < 80 ? wanted.candidates : 80) : 1 + below(wanted.candidates);
+  return wanted;
 }
 
 /* Scans of some of the columns; returns how many were wrong. */
 static uint32_t run_scan(struct gpu_scan *scan, const struct columns *columns, uint32_t heads, uint32_t *jobs_done) {
   static struct query queries[JOBS_MAX];
   struct gpu_scan_job jobs[JOBS_MAX];
-  uint32_t of[JOBS_MAX], candidates = make_candidates(), wrong = 0;
+  struct gpu_scan_wanted asked = make_wanted();
+  uint32_t of[JOBS_MAX], places = asked.best ? asked.best : asked.candidates, wrong = 0;
   uint32_t job_count = below(4) ? 1 + below(9) : 1 + below(JOBS_MAX);
-  enum lookup_mode mode = below(2) ? LOOKUP_HAMMING : LOOKUP_WEIGHTED;
   for (uint32_t j = 0; j < job_count; j++) {
     of[j] = below(heads);
     uint32_t count = columns[of[j]].count, begin = below(3) ? 0 : below(count + 1);
-    make_query(&queries[j]);
+    make_query(&queries[j], asked.head_dim);
     jobs[j] = (struct gpu_scan_job){columns[of[j]].gpu, &queries[j], begin,
                                     below(3) ? count - begin : below(count - begin + 1)};
   }
-  uint64_t *keys = allocate(candidates * sizeof *keys), *wanted = allocate(candidates * sizeof *wanted);
+  uint64_t *keys = allocate(places * sizeof *keys), *wanted = allocate(asked.candidates * sizeof *wanted);
   const uint64_t *found;
   const uint32_t *counts;
-  if (gpu_scan_start(scan, mode, jobs, job_count, candidates, NULL, &error))
+  if (gpu_scan_start(scan, &asked, jobs, job_count, NULL, &error))
     give_up("start");
   if (gpu_scan_fetch(scan, NULL, &error) || gpu_scan_finish(scan, &found, &counts, &error))
     give_up("finish");
   for (uint32_t j = 0; j < job_count; j++) {
-    memcpy(keys, found + (size_t)j * candidates, candidates * sizeof *keys);
-    wrong += !check_job(&columns[of[j]], &jobs[j], mode, candidates, keys, counts[j], wanted);
+    memcpy(keys, found + (size_t)j * places, places * sizeof *keys);
+    wrong += !check_job(&columns[of[j]], &jobs[j], &asked, keys, counts[j], wanted);
   }
   free(keys);
   free(wanted);

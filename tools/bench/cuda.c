@@ -24,6 +24,8 @@ enum {
   LAYERS = 32, /* Llama 3.1 8B */
   HEADS = 8,
   ROWS_MAX = 4, /* query heads of one kv head */
+  SHORT = 1 << 17, /* tokens whose key codes are there, too */
+  WINNERS = 64 + 16,
   QUERY_SETS = 7, /* that take turns, so that no scan of a layer has the query of its last one */
   TOKENS = 1 << 20,
   CANDIDATES = 1024,
@@ -50,6 +52,21 @@ struct bench {
 
 /* --- data -------------------------------------------------------------------------------------------------------- */
 
+/* Key codes of the first tokens of all columns, likewise. */
+static int upload_codes(struct bench *bench, uint64_t *state, struct error *error) {
+  size_t count = SHORT + (size_t)LAYERS * HEADS * (SHIFT / 16);
+  uint8_t *k_mag = malloc(count * RECORD_K_MAG_BYTES);
+  int result = k_mag ? 0 : error_set(error, ERR_MEMORY, "no memory for %zu key codes", count);
+  if (!result)
+    noise_bytes(state, k_mag, count * RECORD_K_MAG_BYTES);
+  for (uint32_t i = 0; i < LAYERS * HEADS && !result; i++)
+    result = gpu_columns_append_codes(bench->columns[i / HEADS][i % HEADS],
+                                      k_mag + (size_t)i * (SHIFT / 16) * RECORD_K_MAG_BYTES, SHORT, NULL, error);
+  cudaDeviceSynchronize();
+  free(k_mag);
+  return result;
+}
+
 /* All columns from one run of random records, each from another place on. */
 static int upload(struct bench *bench, struct error *error) {
   size_t count = TOKENS + (size_t)LAYERS * HEADS * SHIFT;
@@ -72,6 +89,8 @@ static int upload(struct bench *bench, struct error *error) {
   cudaDeviceSynchronize();
   free(signature);
   free(k_scale);
+  if (!result)
+    result = upload_codes(bench, &state, error);
   for (uint32_t r = 0; r < QUERY_SETS * HEADS * ROWS_MAX && !result; r++) {
     float row[RECORD_SIGNATURE_BITS];
     struct query *query = &bench->queries[r / (HEADS * ROWS_MAX)][r % (HEADS * ROWS_MAX)];
@@ -169,7 +188,8 @@ static int start_layer(struct bench *bench, enum lookup_mode mode, uint32_t laye
   const struct query *queries = bench->queries[bench->turn++ % QUERY_SETS];
   for (uint32_t i = 0; i < HEADS * rows; i++)
     jobs[i] = (struct gpu_scan_job){bench->columns[layer][i / rows], &queries[i], 0, TOKENS};
-  return gpu_scan_start(bench->scan, mode, jobs, HEADS * rows, candidates, NULL, error);
+  const struct gpu_scan_wanted wanted = {.mode = mode, .candidates = candidates};
+  return gpu_scan_start(bench->scan, &wanted, jobs, HEADS * rows, NULL, error);
 }
 
 /* Seconds of one layer's scan, launched alone. */
@@ -257,35 +277,66 @@ static int print_token(struct bench *bench, struct bench_output *output, enum lo
   return 0;
 }
 
-/* What a caller waits for one layer of 128k tokens, results in host memory. */
+/* Starts a scan of 128k tokens of a layer's heads. */
+static int start_short(struct bench *bench, const struct gpu_scan_wanted *wanted, uint32_t turn, struct error *error) {
+  struct gpu_scan_job jobs[HEADS];
+  for (uint32_t h = 0; h < HEADS; h++)
+    jobs[h] = (struct gpu_scan_job){bench->columns[turn % LAYERS][h], &bench->queries[turn % QUERY_SETS][h], 0, SHORT};
+  return gpu_scan_start(bench->scan, wanted, jobs, HEADS, NULL, error);
+}
+
+/* Seconds that it takes on the GPU, and seconds until a caller has the result. */
+static int time_short(struct bench *bench, const struct gpu_scan_wanted *wanted, double *device, double *wait,
+                      struct error *error) {
+  uint32_t count = 0;
+  int result = 0;
+  for (uint32_t i = 0; i < LAYERS * bench->turns && !result; i++) {
+    start(bench);
+    result = start_short(bench, wanted, i, error);
+    bench->samples[count] = stop(bench);
+    count += i >= 4;
+  }
+  *device = median(bench->samples, count);
+  count = 0;
+  for (uint32_t i = 0; i < SAMPLES_MAX && !result; i++) {
+    const uint64_t *keys;
+    const uint32_t *counts;
+    double begin = now_s();
+    result = start_short(bench, wanted, i, error);
+    if (!result)
+      result = gpu_scan_fetch(bench->scan, NULL, error);
+    if (!result)
+      result = gpu_scan_finish(bench->scan, &keys, &counts, error);
+    bench->samples[count] = now_s() - begin;
+    count += i >= 4;
+  }
+  *wait = median(bench->samples, count);
+  return result ? result : failed(error);
+}
+
+/* One layer of 128k tokens. */
 static int print_wait(struct bench *bench, struct bench_output *output, struct error *error) {
-  enum { SHORT = 1 << 17 };
-  const uint32_t limits[] = {CANDIDATES, lookup_default_candidates(SHORT)};
-  for (size_t l = 0; l < sizeof limits / sizeof *limits; l++) {
-    uint32_t count = 0;
-    int result = 0;
-    char name[64];
-    for (uint32_t i = 0; i < SAMPLES_MAX && !result; i++) {
-      struct gpu_scan_job jobs[HEADS];
-      const uint64_t *keys;
-      const uint32_t *counts;
-      for (uint32_t h = 0; h < HEADS; h++)
-        jobs[h] = (struct gpu_scan_job){bench->columns[i % LAYERS][h], &bench->queries[i % QUERY_SETS][h],
-                                        i / LAYERS % (TOKENS / SHORT) * SHORT, SHORT};
-      double begin = now_s();
-      result = gpu_scan_start(bench->scan, LOOKUP_WEIGHTED, jobs, HEADS, limits[l], NULL, error);
-      if (!result)
-        result = gpu_scan_fetch(bench->scan, NULL, error);
-      if (!result)
-        result = gpu_scan_finish(bench->scan, &keys, &counts, error);
-      bench->samples[count] = now_s() - begin;
-      count += i >= 4;
-    }
+  const uint32_t most = lookup_default_candidates(SHORT);
+  const struct {
+    struct gpu_scan_wanted wanted;
+    const char *name, *what;
+  } cases[] = {
+      {{.mode = LOOKUP_WEIGHTED, .candidates = CANDIDATES}, "1024", "best 1024"},
+      {{.mode = LOOKUP_WEIGHTED, .candidates = most}, "4096", "best 4096"},
+      {{.mode = LOOKUP_WEIGHTED, .candidates = most, .best = WINNERS, .head_dim = LIMIT_HEAD_DIM_MAX}, "rescored",
+       "best 4096, of these the best 80 after rescoring"},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    char name[64], what[128];
+    double device, wait;
+    int result = time_short(bench, &cases[i].wanted, &device, &wait, error);
     if (result)
       return result;
-    snprintf(name, sizeof name, "wait_128k_%u_us", limits[l]);
-    bench_figure(output, name, median(bench->samples, count) * 1e6,
-                 "8 kv heads x 128k tokens, weighted: from the call to candidates in host memory");
+    snprintf(name, sizeof name, "device_128k_%s_us", cases[i].name);
+    snprintf(what, sizeof what, "8 kv heads x 128k tokens, weighted, %s: on the GPU", cases[i].what);
+    bench_figure(output, name, device * 1e6, what);
+    snprintf(name, sizeof name, "wait_128k_%s_us", cases[i].name);
+    bench_figure(output, name, wait * 1e6, "from the call to the result in host memory");
   }
   return 0;
 }
