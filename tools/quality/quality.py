@@ -95,7 +95,7 @@ def do_job(book, name):
 def measure(name, settings, places):
     """The figures of one engine, what it is, and a hash of the texts."""
     start, figures = time.time(), {"passkey": {}}
-    with Service(places.coldkvd) as service:
+    with Service(places.coldkvd, "--spin-us", str(settings.get("spin_us", 0))) as service:
         engine = make_engine(name, settings, places, service.socket)
         meter = Meter(engine, settings["slots"], Examiners(name, settings, places, service.socket, engine))
         if settings["memory"]:  # first: memory that something else has freed would hide what grows
@@ -193,7 +193,7 @@ def settings_of(arguments):
     for name in arguments.leave_out:
         settings[{"passkey": "cells", "window": "window_documents", "speed": "speed_size"}.get(name, name)] = []
     settings.update(engines=arguments.engines, device=arguments.device, dtype=arguments.dtype,
-                    threads=arguments.threads, slots=arguments.slots, jobs=arguments.jobs)
+                    spin_us=arguments.spin_us, threads=arguments.threads, slots=arguments.slots, jobs=arguments.jobs)
     return settings
 
 
@@ -219,6 +219,7 @@ def parse():
     running.add_argument("--dtype", default="float32", help="of the model: float32, bfloat16, float16")
     running.add_argument("--threads", type=int, default=1, help="of the engine on the processor")
     running.add_argument("--jobs", type=int, default=1, help="processes that read documents at the same time")
+    running.add_argument("--spin-us", type=int, default=0, help="of the daemon: shorter waits where processors idle")
     running.add_argument("--slots", type=int, default=64, help="retrieved tokens per query, layer and kv head")
     return parser.parse_args()
 

@@ -3,7 +3,7 @@
 """Addresses of arrays, never copies of them: numpy, torch, DLPack, and whatever has the buffer protocol."""
 from __future__ import annotations
 
-from typing import Any, Sequence, Tuple, Union
+from typing import Any, Dict, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -14,17 +14,35 @@ GPU_ALIGNMENT = 16
 Ids = Union[Sequence[int], ArrayLike]
 
 
+# What is asked of every array of every layer, by type and by torch.dtype: asking costs more than the answer.
+_torch_types: Dict[type, bool] = {}
+_kinds: Dict[Any, str] = {}
+
+
 def is_torch(array: Any) -> bool:
-    return type(array).__module__.partition(".")[0] == "torch" or hasattr(array, "data_ptr")
+    kind = type(array)
+    found = _torch_types.get(kind)
+    if found is None:
+        found = kind.__module__.partition(".")[0] == "torch" or hasattr(kind, "data_ptr")
+        _torch_types[kind] = found
+    return found
 
 
-def _torch_address(array: Any, name: str, dtype: np.dtype, shape: Tuple[int, ...]) -> int:
+def _kind(dtype: Any) -> str:
+    """Name of a torch.dtype."""
+    found = _kinds.get(dtype)
+    if found is None:
+        found = _kinds[dtype] = str(dtype).rpartition(".")[2]
+    return found
+
+
+def _torch_address(array: Any, name: str, dtype: Any, shape: Tuple[int, ...]) -> int:
     if array.device.type != "cpu":
         raise TypeError(f"{name} is on {array.device}: this call takes arrays in the processor's memory, so use .cpu()")
-    kind = str(array.dtype).rpartition(".")[2]
-    if kind != dtype.name:
-        raise TypeError(f"{name} is {kind}, wanted {dtype.name}: convert it with .to(torch.{dtype.name})")
-    if tuple(array.shape) != shape:
+    if _kind(array.dtype) != dtype.__name__:
+        raise TypeError(f"{name} is {_kind(array.dtype)}, wanted {dtype.__name__}: convert it with "
+                        f".to(torch.{dtype.__name__})")
+    if array.shape != shape:
         raise ValueError(f"{name} has shape {tuple(array.shape)}, wanted {shape}")
     if not array.is_contiguous():
         raise ValueError(f"{name} is not contiguous: use .contiguous()")
@@ -42,7 +60,7 @@ def gpu_addresses(device: int, *named: Tuple[Any, str, Tuple[int, ...]]) -> Tupl
     current stream of their device."""
     import torch
     first = named[0][0]
-    kind = str(first.dtype).rpartition(".")[2]
+    kind = _kind(first.dtype)
     if kind not in TYPES:
         raise TypeError(f"{named[0][1]} is {kind}, wanted one of {', '.join(TYPES)}")
     for array, name, shape in named:
@@ -51,7 +69,7 @@ def gpu_addresses(device: int, *named: Tuple[Any, str, Tuple[int, ...]]) -> Tupl
             raise TypeError(f"{name} is on {where}, the conversation on cuda:{device}")
         if array.dtype != first.dtype:
             raise TypeError(f"{name} is {array.dtype}, {named[0][1]} is {first.dtype}")
-        if tuple(array.shape) != shape:
+        if array.shape != shape:
             raise ValueError(f"{name} has shape {tuple(array.shape)}, wanted {shape}")
         if not array.is_contiguous() or array.data_ptr() % GPU_ALIGNMENT:
             raise ValueError(f"{name} is not contiguous, or not aligned to {GPU_ALIGNMENT} bytes: use .clone()")
@@ -71,13 +89,12 @@ def _as_numpy(array: Any, name: str) -> np.ndarray:
 
 def address(array: ArrayLike, name: str, dtype: Any, shape: Tuple[int, ...], writable: bool = False) -> int:
     """Address of a C-contiguous array of that type and shape. Raises TypeError or ValueError rather than copying. The
-    array has to outlive the use of the address."""
-    dtype = np.dtype(dtype)
+    array has to outlive the use of the address. dtype: a class, such as numpy.float32."""
     if is_torch(array):
         return _torch_address(array, name, dtype, shape)
     view = _as_numpy(array, name)
     if view.dtype != dtype:
-        raise TypeError(f"{name} is {view.dtype}, wanted {dtype}")
+        raise TypeError(f"{name} is {view.dtype}, wanted {np.dtype(dtype)}")
     if view.shape != shape:
         raise ValueError(f"{name} has shape {view.shape}, wanted {shape}")
     if not view.flags.c_contiguous:

@@ -165,16 +165,17 @@ class Attachment:
     def attend(self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
                scaling: Optional[float], options: Dict[str, Any]) -> torch.Tensor:
         """One layer's attention of the open block: where the conversation's hot window is, else on the processor."""
+        conversation = self.conversation
         parts = [x[0].transpose(0, 1) for x in (query, key, value)]  # [n, heads, head_dim]
-        if self.conversation.device is not None:
-            there: torch.Tensor = self.conversation.attend(module.layer_idx, *(part.contiguous() for part in parts))
-            return there[None]
-        if query.device.type != "cpu":  # across in one piece
+        if conversation.device is not None or (query.is_cpu and query.dtype is torch.float32):
+            direct: torch.Tensor = conversation.attend(module.layer_idx, *[part.contiguous() for part in parts])
+            return direct[None]
+        if not query.is_cpu:  # across in one piece
             flat = torch.cat([part.reshape(-1) for part in parts]).to("cpu", torch.float32)
             pieces = torch.split(flat, [part.numel() for part in parts])
             parts = [piece.view(part.shape) for piece, part in zip(pieces, parts)]
         q, k, v = (part.to(torch.float32).contiguous() for part in parts)
-        out: torch.Tensor = self.conversation.attend(module.layer_idx, q, k, v)
+        out: torch.Tensor = conversation.attend(module.layer_idx, q, k, v)
         return out.to(query.device, query.dtype)[None]
 
     def _block(self, ids: torch.Tensor, plain: np.ndarray, keep: int, options: Dict[str, Any]) -> Any:
