@@ -109,7 +109,11 @@ template <bool HAMMING, typename USE>
 __device__ __forceinline__ void for_keys(const Share &share, Batch &batch, unsigned long long last, USE use) {
   typedef Mode<HAMMING> M;
   const typename M::Value limit = M::limit(static_cast<uint32_t>(last >> 32));
+  Batch next;
   for (uint32_t at = threadIdx.x;;) {
+    bool more = at + THREADS < share.stride;
+    if (AHEAD && more)
+      load<!HAMMING>(share, at + THREADS, next);
 #pragma unroll
     for (uint32_t s = 0; s < STREAMS; s++) {
       typename M::Value value = M::value(*share.job, batch.signature[s], batch.scale[s]);
@@ -120,10 +124,13 @@ __device__ __forceinline__ void for_keys(const Share &share, Batch &batch, unsig
       if (key <= last && counts<HAMMING>(share, share.first + place))
         use(key);
     }
-    at += THREADS;
-    if (at >= share.stride)
+    if (!more)
       break;
-    load<!HAMMING>(share, at, batch);
+    at += THREADS;
+    if (AHEAD)
+      batch = next;
+    else
+      load<!HAMMING>(share, at, batch);
   }
 }
 

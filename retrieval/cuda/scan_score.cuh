@@ -9,11 +9,19 @@
 
 #include <cuda_fp16.h>
 
+#ifndef COLDKV_GPU_STREAMS
+#define COLDKV_GPU_STREAMS 4
+#endif
+#ifndef COLDKV_GPU_AHEAD
+#define COLDKV_GPU_AHEAD 0
+#endif
+
 namespace {
 
 enum {
   BLOCKS_PER_PROCESSOR = 2,
-  STREAMS = 4, /* places of its share that a block reads at a time */
+  STREAMS = COLDKV_GPU_STREAMS, /* places of its share that a block reads at a time */
+  AHEAD = COLDKV_GPU_AHEAD, /* 1: it asks for the next ones before it looks at these */
 };
 
 /* Classes of scores, best first: those above zero by exponent and four bits of the fraction, then all others, of which

@@ -7,8 +7,12 @@
 
 #include "retrieval/cuda/launch.h"
 
+/* What may be tried by -D: results are the same. */
 #ifndef COLDKV_GPU_THREADS
 #define COLDKV_GPU_THREADS 512
+#endif
+#ifndef COLDKV_GPU_FEW
+#define COLDKV_GPU_FEW 0
 #endif
 
 namespace {
@@ -19,8 +23,10 @@ enum {
   DIGIT_BITS = 11,
   DIGITS = 1 << DIGIT_BITS,
   KEYS = 4096, /* in shared memory */
+  FEW = COLDKV_GPU_FEW, /* keys that are compared with each other instead of counted once more; at most THREADS */
 };
 static_assert(DIGITS <= int(GPU_BINS), "bins for every digit");
+static_assert(FEW <= THREADS && FEW * sizeof(unsigned long long) <= DIGITS * sizeof(uint32_t), "room for a few");
 static_assert(THREADS % 32 == 0 && THREADS >= int(GPU_HEAD_DIM_MAX), "threads for every coordinate");
 
 struct Shared {
@@ -28,7 +34,7 @@ struct Shared {
     uint32_t bins[GPU_BINS];
     unsigned long long keys[KEYS];
   };
-  uint32_t digits[DIGITS];
+  alignas(8) uint32_t digits[DIGITS]; /* or a few keys */
   uint32_t sums[WARPS];
   unsigned long long lows[WARPS], highs[WARPS];
   uint32_t count, base, last;
@@ -123,6 +129,30 @@ __device__ void find_range(const unsigned long long *keys, uint32_t count, unsig
   }
 }
 
+/* Number `wanted` of the keys from `low` to `high`, which are FEW at most. */
+__device__ unsigned long long nth_of_few(const unsigned long long *keys, uint32_t count, uint32_t wanted,
+                                         unsigned long long low, unsigned long long high, Shared &shared) {
+  auto few = reinterpret_cast<unsigned long long *>(shared.digits);
+  if (threadIdx.x == 0)
+    shared.count = 0;
+  __syncthreads();
+  for (uint32_t i = threadIdx.x; i < count; i += THREADS) {
+    unsigned long long key = keys[i];
+    if (key >= low && key <= high)
+      few[atomicAdd(&shared.count, 1)] = key;
+  }
+  __syncthreads();
+  uint32_t there = shared.count, before = 0;
+  unsigned long long own = threadIdx.x < there ? few[threadIdx.x] : 0;
+#pragma unroll 8
+  for (uint32_t i = 0; i < there; i++)
+    before += few[i] < own;
+  if (threadIdx.x < there && before == wanted - 1)
+    shared.lows[0] = own;
+  __syncthreads();
+  return shared.lows[0];
+}
+
 /* Number `wanted` of the keys, which are all different and at least as many, in ascending order. */
 __device__ unsigned long long nth(const unsigned long long *keys, uint32_t count, uint32_t wanted, Shared &shared) {
   unsigned long long low, high;
@@ -140,10 +170,12 @@ __device__ unsigned long long nth(const unsigned long long *keys, uint32_t count
     low += static_cast<unsigned long long>(shared.bin) << shift;
     high = min(high, low + ((1ull << shift) - 1));
     wanted -= shared.before;
-    bool whole = shared.inside == wanted;
+    uint32_t inside = shared.inside;
     __syncthreads();
-    if (whole)
+    if (inside == wanted)
       return high;
+    if (inside <= FEW)
+      return nth_of_few(keys, count, wanted, low, high, shared);
   }
 }
 

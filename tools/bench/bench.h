@@ -17,7 +17,7 @@ struct bench_options {
   const char *model;   /* folder of the tiny model; NULL: likewise */
   int threads;         /* of matrix products */
   bool faiss;          /* --against faiss */
-  const char *backend, *spin_us; /* of the daemon; NULL: its defaults */
+  const char *backend, *spin_us, *vram_codes_limit; /* of the daemon; NULL: its defaults */
 };
 
 /* Where figures go: lines for people, or one JSON object. */

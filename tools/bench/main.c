@@ -85,7 +85,7 @@ static void usage(FILE *stream) {
         "  --threads N    for matrix products (default 1)\n"
         "  --model DIR    folder of the tiny model\n"
         "  --coldkvd PATH the daemon (default: the one built with this program)\n"
-        "  --backend WHICH, --spin-us N  its options of these names\n"
+        "  --backend WHICH, --spin-us N, --vram-codes-limit N  its options of these names\n"
         "  --help         this text\n",
         stream);
 }
@@ -97,7 +97,7 @@ static int parse(struct bench_options *options, struct bench_output *output, int
       {"threads", required_argument, NULL, 't'}, {"model", required_argument, NULL, 'm'},
       {"coldkvd", required_argument, NULL, 'D'}, {"help", no_argument, NULL, 'h'},
       {"against", required_argument, NULL, 'a'}, {"backend", required_argument, NULL, 'b'},
-      {"spin-us", required_argument, NULL, 's'}, {0}};
+      {"spin-us", required_argument, NULL, 's'}, {"vram-codes-limit", required_argument, NULL, 'v'}, {0}};
   *options = (struct bench_options){.threads = THREADS};
   for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
     switch (c) {
@@ -106,6 +106,7 @@ static int parse(struct bench_options *options, struct bench_output *output, int
     case 'm': options->model = optarg; break;
     case 'b': options->backend = optarg; break;
     case 's': options->spin_us = optarg; break;
+    case 'v': options->vram_codes_limit = optarg; break;
     case 'D': options->coldkvd = optarg; break;
     case 'a':
       if (strcmp(optarg, "faiss") != 0) {

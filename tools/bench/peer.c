@@ -79,6 +79,7 @@ int peer_start(struct peer *peer, const struct bench_options *options, uint32_t 
     result = service_init(&peer->service, options->coldkvd, peer->scratch, NULL, error);
   peer->service.backend = options->backend;
   peer->service.spin_us = options->spin_us;
+  peer->service.vram_codes_limit = options->vram_codes_limit;
   if (!result)
     result = service_start(&peer->service, error);
   if (!result && rpc_connect(&peer->rpc, peer->service.socket, true, error))

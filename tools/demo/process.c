@@ -111,7 +111,7 @@ static void become(const struct service *service, pid_t parent) {
     dup2(out, 2);
     execl(service->program, "coldkvd", "--data", service->data, "--socket", service->socket, "--backend",
           service->backend ? service->backend : "auto", "--spin-us", service->spin_us ? service->spin_us : "0",
-          (char *)NULL);
+          "--vram-codes-limit", service->vram_codes_limit ? service->vram_codes_limit : "0", (char *)NULL);
     dprintf(2, "%s: cannot be run: %s\n", service->program, strerror(errno));
   }
   _exit(127);

@@ -26,7 +26,7 @@ struct service {
   char program[PATH_MAX]; /* coldkvd */
   char data[PATH_MAX], socket[PATH_MAX];
   char log[PATH_MAX]; /* gets what it prints */
-  const char *backend, *spin_us; /* its options of these names; NULL: its defaults */
+  const char *backend, *spin_us, *vram_codes_limit; /* its options of these names; NULL: its defaults */
   pid_t pid;          /* 0 while it does not run */
 };
 
