@@ -14,9 +14,13 @@ enum { HALVES = 16, THREADS = 16 * HALVES, KEYS = 2 /* of a half at once */, STE
 
 /* 2^x, to 2 units in the last place. */
 __device__ __forceinline__ float power(float x) {
+#ifdef __CUDACC__
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+#else
+  return exp2f(x);
+#endif
 }
 
 /* What a block works on. */
@@ -376,15 +380,9 @@ __global__ void __launch_bounds__(THREADS) attend_kernel(const __grid_constant__
 template <typename T> cudaError_t launch(const cuda_attend_job *job, cudaStream_t stream) {
   dim3 grid(job->plan.far_splits + job->plan.hot_splits, job->shape.heads, job->count * job->plan.tiles);
   bool rotate = job->slot_counts && job->packed && !job->slots_rotated; /* slots by their place in the row */
-  if (job->plan.tile == 1 && rotate)
-    attend_kernel<T, 1, true><<<grid, THREADS, 0, stream>>>(*job);
-  else if (job->plan.tile == 1)
-    attend_kernel<T, 1, false><<<grid, THREADS, 0, stream>>>(*job);
-  else if (rotate)
-    attend_kernel<T, 4, true><<<grid, THREADS, 0, stream>>>(*job);
-  else
-    attend_kernel<T, 4, false><<<grid, THREADS, 0, stream>>>(*job);
-  return cudaGetLastError();
+  if (job->plan.tile == 1)
+    return enqueue(rotate ? attend_kernel<T, 1, true> : attend_kernel<T, 1, false>, grid, THREADS, stream, *job);
+  return enqueue(rotate ? attend_kernel<T, 4, true> : attend_kernel<T, 4, false>, grid, THREADS, stream, *job);
 }
 
 } // namespace

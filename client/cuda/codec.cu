@@ -125,8 +125,7 @@ __global__ void __launch_bounds__(THREADS) decode_kernel(const __grid_constant__
 } // namespace
 
 extern "C" cudaError_t cuda_query_launch(const cuda_query_job *job, cudaStream_t stream) {
-  query_kernel<<<(job->rows * job->shape.heads + WARPS - 1) / WARPS, THREADS, 0, stream>>>(*job);
-  return cudaGetLastError();
+  return enqueue(query_kernel, (job->rows * job->shape.heads + WARPS - 1) / WARPS, THREADS, stream, *job);
 }
 
 extern "C" cudaError_t cuda_decode_launch(const cuda_decode_job *job, cudaStream_t stream) {
@@ -134,9 +133,8 @@ extern "C" cudaError_t cuda_decode_launch(const cuda_decode_job *job, cudaStream
   if (!job->all)
     return cudaSuccess;
   switch (job->shape.type) {
-  case CUDA_F32: decode_kernel<float><<<blocks, THREADS, 0, stream>>>(*job); break;
-  case CUDA_F16: decode_kernel<__half><<<blocks, THREADS, 0, stream>>>(*job); break;
-  default: decode_kernel<__nv_bfloat16><<<blocks, THREADS, 0, stream>>>(*job); break;
+  case CUDA_F32: return enqueue(decode_kernel<float>, blocks, THREADS, stream, *job);
+  case CUDA_F16: return enqueue(decode_kernel<__half>, blocks, THREADS, stream, *job);
+  default: return enqueue(decode_kernel<__nv_bfloat16>, blocks, THREADS, stream, *job);
   }
-  return cudaGetLastError();
 }

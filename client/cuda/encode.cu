@@ -333,11 +333,10 @@ template <typename T> cudaError_t launch(const cuda_encode_job *job, uint32_t pr
   tokens = tokens < 2 ? 2 : tokens > 16 ? 16 : tokens;
   uint32_t warps = places * ((job->count + tokens - 1) / tokens), blocks = (warps + WARPS - 1) / WARPS;
   switch (job->shape.d) {
-  case 128: encode_kernel<T, 8, 2, 2><<<blocks, THREADS, 0, stream>>>(*job, tokens); break;
-  case 64: encode_kernel<T, 4, 4, 5><<<blocks, THREADS, 0, stream>>>(*job, tokens); break;
-  default: encode_any_kernel<T><<<blocks, THREADS, 0, stream>>>(*job, tokens); break;
+  case 128: return enqueue(encode_kernel<T, 8, 2, 2>, blocks, THREADS, stream, *job, tokens);
+  case 64: return enqueue(encode_kernel<T, 4, 4, 5>, blocks, THREADS, stream, *job, tokens);
+  default: return enqueue(encode_any_kernel<T>, blocks, THREADS, stream, *job, tokens);
   }
-  return cudaGetLastError();
 }
 
 } // namespace

@@ -68,11 +68,12 @@ template <typename T> __global__ void __launch_bounds__(THREADS) put_kernel(cons
 
 /* Sums in double, token after token, as calibrate.c makes them. */
 template <typename T>
-__global__ void means_kernel(const T *vectors, uint32_t d, uint64_t first, uint64_t end, float *means) {
+__global__ void means_kernel(const void *vectors, uint32_t d, uint64_t first, uint64_t end, float *means) {
   size_t place = blockIdx.x;
   double sum = 0;
   for (uint64_t t = first; t < end; t++)
-    sum += static_cast<double>(widen(vectors[(place * CUDA_RING + t % CUDA_RING) * d + threadIdx.x]));
+    sum += static_cast<double>(
+        widen(static_cast<const T *>(vectors)[(place * CUDA_RING + t % CUDA_RING) * d + threadIdx.x]));
   means[place * d + threadIdx.x] = static_cast<float>(sum / static_cast<double>(end - first));
 }
 
@@ -82,33 +83,24 @@ extern "C" cudaError_t cuda_rows_launch(const cuda_rows_job *job, cudaStream_t s
   uint32_t all = job->count * job->pairs;
   if (!all)
     return cudaSuccess;
-  rows_kernel<<<(all + THREADS - 1) / THREADS, THREADS, 0, stream>>>(*job);
-  return cudaGetLastError();
+  return enqueue(rows_kernel, (all + THREADS - 1) / THREADS, THREADS, stream, *job);
 }
 
 extern "C" cudaError_t cuda_put_launch(const cuda_put_job *job, cudaStream_t stream) {
   uint32_t blocks = (job->count * job->shape.heads + WARPS - 1) / WARPS;
   switch (job->shape.type) {
-  case CUDA_F32: put_kernel<float><<<blocks, THREADS, 0, stream>>>(*job); break;
-  case CUDA_F16: put_kernel<__half><<<blocks, THREADS, 0, stream>>>(*job); break;
-  default: put_kernel<__nv_bfloat16><<<blocks, THREADS, 0, stream>>>(*job); break;
+  case CUDA_F32: return enqueue(put_kernel<float>, blocks, THREADS, stream, *job);
+  case CUDA_F16: return enqueue(put_kernel<__half>, blocks, THREADS, stream, *job);
+  default: return enqueue(put_kernel<__nv_bfloat16>, blocks, THREADS, stream, *job);
   }
-  return cudaGetLastError();
 }
 
 extern "C" cudaError_t cuda_means_launch(const cuda_shape *shape, const void *vectors, uint64_t first, uint64_t end,
                                          float *means, cudaStream_t stream) {
   uint32_t blocks = shape->layers * shape->heads, d = shape->d;
   switch (shape->type) {
-  case CUDA_F32:
-    means_kernel<<<blocks, d, 0, stream>>>(static_cast<const float *>(vectors), d, first, end, means);
-    break;
-  case CUDA_F16:
-    means_kernel<<<blocks, d, 0, stream>>>(static_cast<const __half *>(vectors), d, first, end, means);
-    break;
-  default:
-    means_kernel<<<blocks, d, 0, stream>>>(static_cast<const __nv_bfloat16 *>(vectors), d, first, end, means);
-    break;
+  case CUDA_F32: return enqueue(means_kernel<float>, blocks, d, stream, vectors, d, first, end, means);
+  case CUDA_F16: return enqueue(means_kernel<__half>, blocks, d, stream, vectors, d, first, end, means);
+  default: return enqueue(means_kernel<__nv_bfloat16>, blocks, d, stream, vectors, d, first, end, means);
   }
-  return cudaGetLastError();
 }

@@ -12,6 +12,13 @@
 
 namespace {
 
+/* Enqueues a kernel with these arguments. */
+template <typename... A>
+cudaError_t enqueue(void (*kernel)(A...), dim3 grid, uint32_t threads, cudaStream_t stream, const A &...arguments) {
+  void *pointers[] = {const_cast<void *>(static_cast<const void *>(&arguments))...};
+  return cudaLaunchKernel(kernel, grid, dim3(threads), pointers, 0, stream);
+}
+
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ float widen(__half x) { return __half2float(x); }
 __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }

@@ -4,8 +4,8 @@
 // usage: test_device [SEED [ROUNDS]]
 //
 // What a device computes against the processor: records, queries and means to the bit, attention against sums in
-// double; random shapes, types and blocks, other ones at every run unless a seed is given. Exits with 77 where there is
-// no GPU.
+// double; random shapes, types and blocks, other ones at every run unless a seed above 0 is given. Exits with 77 where
+// there is no GPU.
 #include "client/cuda/device.h"
 
 #include <stdio.h>
@@ -452,7 +452,8 @@ int main(int argc, char **argv) {
   if (!device)
     give_up("device_create");
   device_destroy(device);
-  uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) : (uint64_t)time(NULL);
+  uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) : 0;
+  seed = seed ? seed : (uint64_t)time(NULL);
   int rounds = argc > 2 ? atoi(argv[2]) : ROUNDS;
   printf("seed %llu, %d rounds\n", (unsigned long long)seed, rounds);
   fflush(stdout);

@@ -24,5 +24,27 @@ inline float __half2float(__half half) {
   return half.bits & 0x8000 ? -size : size;
 }
 
+/* To the nearest, to even in the middle. */
+inline __half __float2half_rn(float x) {
+  uint32_t bits, sign;
+  memcpy(&bits, &x, sizeof bits);
+  sign = bits >> 16 & 0x8000;
+  bits &= 0x7fffffff;
+  if (bits > 0x7f800000)
+    return {0x7fff};
+  if (bits >= 0x47800000) /* 65536 */
+    return {static_cast<uint16_t>(sign | 0x7c00)};
+  uint32_t exponent = bits >> 23, shift = exponent > 112 ? 13 : exponent > 101 ? 126 - exponent : 0;
+  if (!shift)
+    return {static_cast<uint16_t>(sign)};
+  uint32_t number = exponent > 112 ? bits - (112u << 23) : (bits & 0x7fffff) | 0x800000;
+  uint32_t rest = number & ((1u << shift) - 1), half = 1u << (shift - 1);
+  number >>= shift;
+  number += rest > half || (rest == half && (number & 1));
+  return {static_cast<uint16_t>(sign | number)};
+}
+
+inline uint16_t __half_as_ushort(__half half) { return half.bits; }
+
 #endif
 #endif

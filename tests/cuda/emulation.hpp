@@ -14,6 +14,8 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <tuple>
+#include <utility>
 
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
@@ -24,6 +26,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __shared__ static thread_local
+#define __align__(bytes) __attribute__((aligned(bytes)))
 
 struct dim3 {
   unsigned x, y, z;
@@ -31,7 +34,7 @@ struct dim3 {
 };
 
 struct emulated_index {
-  unsigned x;
+  unsigned x, y, z;
 };
 
 struct alignas(16) uint4 {
@@ -41,6 +44,18 @@ struct alignas(16) uint4 {
 struct alignas(8) uint2 {
   unsigned x, y;
 };
+
+struct alignas(8) float2 {
+  float x, y;
+};
+
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 namespace emulation {
 
@@ -61,7 +76,7 @@ void stagger();
 void sleep();
 
 /* Runs `kernel` in every thread of the grid, when the stream comes to it. All blocks run at a time if they must. */
-cudaError_t launch(dim3 grid, dim3 block, bool all_at_a_time, std::function<void()> kernel);
+cudaError_t launch(dim3 grid, dim3 block, bool all_at_a_time, cudaStream_t stream, std::function<void()> kernel);
 
 template <typename T> T shuffle(int line, uint32_t mask, T value, uint32_t from) {
   static_assert(sizeof(T) <= sizeof(uint64_t), "what a lane gives");
@@ -90,6 +105,21 @@ template <typename T> T reduce_add(int line, uint32_t mask, T value) {
   return sum;
 }
 
+template <typename T> T reduce_xor(int line, uint32_t mask, T value) {
+  const uint64_t *all = exchange(line, mask, static_cast<uint64_t>(value));
+  T sum = 0;
+  for (uint32_t i = 0; i < WARP; i++)
+    sum ^= mask >> i & 1 ? static_cast<T>(all[i]) : 0;
+  return sum;
+}
+
+template <typename... A, size_t... I>
+cudaError_t launch_with(void (*kernel)(A...), dim3 grid, dim3 block, bool all_at_a_time, void **arguments,
+                        cudaStream_t stream, std::index_sequence<I...>) {
+  std::tuple<A...> copies(*static_cast<A *>(arguments[I])...); /* now, as the real thing does */
+  return launch(grid, block, all_at_a_time, stream, [kernel, copies] { std::apply(kernel, copies); });
+}
+
 } // namespace emulation
 
 #define threadIdx (emulation::place.thread)
@@ -116,6 +146,7 @@ template <typename T> T reduce_add(int line, uint32_t mask, T value) {
 #define __any_sync(mask, here) (emulation::ballot(__LINE__, (mask), (here)) != 0)
 #define __all_sync(mask, here) (emulation::ballot(__LINE__, (mask), (here)) == (mask))
 #define __reduce_add_sync(mask, value) (emulation::reduce_add(__LINE__, (mask), (value)))
+#define __reduce_xor_sync(mask, value) (emulation::reduce_xor(__LINE__, (mask), (value)))
 
 /* --- memory ------------------------------------------------------------------------------------------------------ */
 
@@ -128,6 +159,7 @@ template <typename T> T __ldcg(const T *from) {
 }
 
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+inline void __threadfence_system() { __threadfence(); }
 
 template <typename T, typename V> T atomicAdd(T *at, V value) {
   emulation::stagger();
@@ -173,18 +205,16 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 
 /* --- launches ---------------------------------------------------------------------------------------------------- */
 
-/* A kernel's one argument is copied now, as the real thing does. */
-template <typename A>
-cudaError_t cudaLaunchCooperativeKernel(void (*kernel)(A), dim3 grid, dim3 block, void **arguments, size_t,
-                                        cudaStream_t) {
-  typename std::remove_const<A>::type argument = *static_cast<A *>(arguments[0]);
-  return emulation::launch(grid, block, true, [kernel, argument] { kernel(argument); });
+template <typename... A>
+cudaError_t cudaLaunchKernel(void (*kernel)(A...), dim3 grid, dim3 block, void **arguments, size_t,
+                             cudaStream_t stream) {
+  return emulation::launch_with(kernel, grid, block, false, arguments, stream, std::index_sequence_for<A...>());
 }
 
-template <typename A>
-cudaError_t cudaLaunchKernel(void (*kernel)(A), dim3 grid, dim3 block, void **arguments, size_t, cudaStream_t) {
-  typename std::remove_const<A>::type argument = *static_cast<A *>(arguments[0]);
-  return emulation::launch(grid, block, false, [kernel, argument] { kernel(argument); });
+template <typename... A>
+cudaError_t cudaLaunchCooperativeKernel(void (*kernel)(A...), dim3 grid, dim3 block, void **arguments, size_t,
+                                        cudaStream_t stream) {
+  return emulation::launch_with(kernel, grid, block, true, arguments, stream, std::index_sequence_for<A...>());
 }
 
 template <typename A>

@@ -187,14 +187,17 @@ void run_all_fibers() {
 
 /* --- blocks ------------------------------------------------------------------------------------------------------ */
 
-void run_block(unsigned number, unsigned blocks, unsigned threads, const std::function<void()> &kernel) {
+void run_block(unsigned number, dim3 grid, unsigned threads, const std::function<void()> &kernel) {
   Block here(threads);
   ucontext_t blank;
   getcontext(&blank);
   block = &here;
   here.kernel = &kernel;
   here.random = emulation::chance();
-  here.place = {{0}, {number}, {threads}, {blocks}};
+  here.place = {{0, 0, 0},
+                {number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y},
+                {threads, 1, 1},
+                {grid.x, grid.y, grid.z}};
   here.meeting.live = threads;
   for (unsigned i = 0; i < threads; i++) {
     Fiber &fiber = here.fibers[i];
@@ -210,15 +213,15 @@ void run_block(unsigned number, unsigned blocks, unsigned threads, const std::fu
 
 } // namespace
 
-void emulation::run_grid(unsigned blocks, unsigned threads, bool all_at_a_time,
-                         const std::function<void()> &kernel) {
+void emulation::run_grid(dim3 grid, unsigned threads, bool all_at_a_time, const std::function<void()> &kernel) {
+  unsigned blocks = grid.x * grid.y * grid.z;
   std::atomic<unsigned> next{0};
   unsigned workers = all_at_a_time ? blocks : std::min<unsigned>(blocks, BLOCKS_AT_A_TIME);
   std::vector<std::thread> running;
   for (unsigned i = 0; i < workers; i++)
     running.emplace_back([&] {
       for (unsigned number; (number = next++) < blocks;)
-        run_block(number, blocks, threads, kernel);
+        run_block(number, grid, threads, kernel);
     });
   for (std::thread &thread : running)
     thread.join();

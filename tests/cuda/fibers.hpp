@@ -5,13 +5,12 @@
 #ifndef COLDKV_TESTS_CUDA_FIBERS_HPP
 #define COLDKV_TESTS_CUDA_FIBERS_HPP
 
-#include <cstdint>
-#include <functional>
+#include "tests/cuda/emulation.hpp"
 
 namespace emulation {
 
-/* Runs the kernel in each of `blocks` x `threads` threads. */
-void run_grid(unsigned blocks, unsigned threads, bool all_at_a_time, const std::function<void()> &kernel);
+/* Runs the kernel in each of grid x `threads` threads. */
+void run_grid(dim3 grid, unsigned threads, bool all_at_a_time, const std::function<void()> &kernel);
 
 /* A random number, other in every run. From any thread. */
 uint64_t chance();

@@ -1,17 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// The runtime's side of the stand-in for CUDA: memory and one stream. What is enqueued is done at once or only when
-// somebody waits, as chance has it, so that host memory that is used again too early shows. New memory holds random
-// bytes, and so does what is given back.
+// The runtime's side of the stand-in for CUDA: memory, streams and events. What is enqueued is done at once or only when
+// somebody waits, and streams go on in any order that their events allow, as chance has it: so memory that is used again
+// too early shows, and a stream that does not wait for another. New memory holds random bytes, and so does what is given
+// back.
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <string>
+#include <vector>
 
 #include "tests/cuda/emulation.hpp"
 #include "tests/cuda/fibers.hpp"
+
+using Happened = std::shared_ptr<bool>;
+
+struct emulated_event {
+  Happened last; /* of its newest record */
+};
+
+/* Something to do, after something has happened. */
+struct Work {
+  std::function<void()> run;
+  Happened after;
+};
+
+struct emulated_stream {
+  unsigned flags;
+  std::deque<Work> work;
+};
 
 namespace {
 
@@ -26,8 +47,6 @@ struct Memory {
 
 std::recursive_mutex lock;
 std::map<const char *, Memory> memories;
-std::deque<std::function<void()>> stream;
-
 void fill(void *memory, size_t size) {
   uint64_t state = emulation::chance();
   for (size_t i = 0; i < size; i++) {
@@ -64,35 +83,75 @@ bool is_pinned(const void *address) {
   return at->second.kind == Kind::PINNED && static_cast<const char *>(address) < at->first + at->second.size;
 }
 
-cudaError_t wait() {
-  std::lock_guard<std::recursive_mutex> guard(lock);
-  while (!stream.empty()) {
-    std::function<void()> next = std::move(stream.front());
-    stream.pop_front();
-    next();
+emulated_stream default_stream = {0, {}};
+std::vector<emulated_stream *> streams = {&default_stream};
+
+/* Lets one stream take a step; false when none can. */
+bool step() {
+  size_t first = emulation::chance() % streams.size();
+  for (size_t i = 0; i < streams.size(); i++) {
+    emulated_stream *stream = streams[(first + i) % streams.size()];
+    if (stream->work.empty())
+      continue;
+    Work &next = stream->work.front();
+    if (next.after && !*next.after)
+      continue;
+    std::function<void()> run = std::move(next.run);
+    stream->work.pop_front();
+    run();
+    return true;
   }
+  return false;
+}
+
+template <typename Done> cudaError_t wait_until(Done done) {
+  std::lock_guard<std::recursive_mutex> guard(lock);
+  while (!done())
+    if (!step())
+      emulation::die("streams wait for an event that nobody records");
   return cudaSuccess;
 }
 
-cudaError_t enqueue(std::function<void()> work) {
-  std::lock_guard<std::recursive_mutex> guard(lock);
-  stream.push_back(std::move(work));
-  return emulation::chance() % 4 ? cudaSuccess : wait();
+cudaError_t wait() {
+  return wait_until([] {
+    for (const emulated_stream *stream : streams)
+      if (!stream->work.empty())
+        return false;
+    return true;
+  });
 }
+
+/* The default stream waits for all that are not "non-blocking", and these for it. */
+cudaError_t enqueue(cudaStream_t given, Work work) {
+  std::lock_guard<std::recursive_mutex> guard(lock);
+  emulated_stream *stream = given ? given : &default_stream;
+  if (!given || !(given->flags & cudaStreamNonBlocking))
+    wait_until([stream] {
+      bool clear = stream == &default_stream || default_stream.work.empty();
+      for (const emulated_stream *other : streams)
+        clear &= stream != &default_stream || (other->flags & cudaStreamNonBlocking) || other->work.empty();
+      return clear;
+    });
+  stream->work.push_back(std::move(work));
+  if (emulation::chance() % 4 == 0)
+    for (uint64_t steps = emulation::chance() % 8; steps && step(); steps--)
+      continue;
+  return cudaSuccess;
+}
+
+cudaError_t enqueue(cudaStream_t stream, std::function<void()> run) { return enqueue(stream, Work{std::move(run), nullptr}); }
 
 } // namespace
 
-cudaError_t emulation::launch(dim3 grid, dim3 block, bool all_at_a_time, std::function<void()> kernel) {
-  if (grid.x == 0 || block.x == 0 || (all_at_a_time && grid.x > PROCESSORS * BLOCKS_PER_PROCESSOR))
+cudaError_t emulation::launch(dim3 grid, dim3 block, bool all_at_a_time, cudaStream_t stream,
+                              std::function<void()> kernel) {
+  unsigned blocks = grid.x * grid.y * grid.z;
+  if (blocks == 0 || block.x == 0 || (all_at_a_time && blocks > PROCESSORS * BLOCKS_PER_PROCESSOR))
     return cudaErrorInvalidValue;
-  return enqueue([=] { emulation::run_grid(grid.x, block.x, all_at_a_time, kernel); });
+  return enqueue(stream, [=] { emulation::run_grid(grid, block.x, all_at_a_time, kernel); });
 }
 
 extern "C" {
-
-struct emulated_event {
-  unsigned flags;
-};
 
 struct emulated_pool {
   int device;
@@ -128,10 +187,17 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int) {
 }
 
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+
+cudaError_t cudaGetDevice(int *device) {
+  *device = 0;
+  return cudaSuccess;
+}
+
 cudaError_t cudaDeviceSynchronize(void) { return wait(); }
 
 cudaError_t cudaMalloc(void **memory, size_t size) { return allocate(memory, size, Kind::DEVICE); }
 cudaError_t cudaMallocHost(void **memory, size_t size) { return allocate(memory, size, Kind::PINNED); }
+cudaError_t cudaHostAlloc(void **memory, size_t size, unsigned) { return allocate(memory, size, Kind::PINNED); }
 
 cudaError_t cudaFree(void *memory) {
   wait();
@@ -147,18 +213,25 @@ cudaError_t cudaFreeHost(void *memory) {
   return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void *memory, int value, size_t size, cudaStream_t) {
-  return enqueue([=] { memset(memory, value, size); });
+cudaError_t cudaMemsetAsync(void *memory, int value, size_t size, cudaStream_t stream) {
+  return enqueue(stream, [=] { memset(memory, value, size); });
 }
 
 cudaError_t cudaMemset(void *memory, int value, size_t size) { return cudaMemsetAsync(memory, value, size, nullptr); }
 
-/* What is not pinned is copied now, as the real thing does. */
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMemcpyKind kind, cudaStream_t) {
-  if (kind != cudaMemcpyHostToDevice || is_pinned(from))
-    return enqueue([=] { memcpy(to, from, size); });
-  std::string bytes(static_cast<const char *>(from), size);
-  return enqueue([=] { memcpy(to, bytes.data(), size); });
+/* Where the host's memory is not pinned, the real thing is done with it when it returns. */
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMemcpyKind kind, cudaStream_t stream) {
+  if (kind == cudaMemcpyHostToDevice && !is_pinned(from)) {
+    std::string bytes(static_cast<const char *>(from), size);
+    return enqueue(stream, [=] { memcpy(to, bytes.data(), size); });
+  }
+  cudaError_t status = enqueue(stream, [=] { memcpy(to, from, size); });
+  return kind == cudaMemcpyDeviceToHost && !is_pinned(to) ? cudaStreamSynchronize(stream) : status;
+}
+
+cudaError_t cudaMemcpy(void *to, const void *from, size_t size, enum cudaMemcpyKind kind) {
+  cudaMemcpyAsync(to, from, size, kind, nullptr);
+  return cudaStreamSynchronize(nullptr);
 }
 
 cudaError_t cudaMemPoolCreate(cudaMemPool_t *pool, const struct cudaMemPoolProps *properties) {
@@ -177,12 +250,14 @@ cudaError_t cudaMallocFromPoolAsync(void **memory, size_t size, cudaMemPool_t, c
   return allocate(memory, size, Kind::DEVICE);
 }
 
-cudaError_t cudaFreeAsync(void *memory, cudaStream_t) {
-  return enqueue([=] { give_back(memory, Kind::DEVICE); });
+cudaError_t cudaFreeAsync(void *memory, cudaStream_t stream) {
+  return enqueue(stream, [=] { give_back(memory, Kind::DEVICE); });
 }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
-  *event = new emulated_event{flags};
+/* --- events and streams ------------------------------------------------------------------------------------------ */
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) {
+  *event = new emulated_event{std::make_shared<bool>(true)};
   return cudaSuccess;
 }
 
@@ -191,7 +266,49 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return cudaSuccess;
 }
 
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return wait(); }
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  std::lock_guard<std::recursive_mutex> guard(lock);
+  Happened happened = event->last = std::make_shared<bool>(false);
+  return enqueue(stream, [happened] { *happened = true; });
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  return wait_until([event] { return *event->last; });
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  std::lock_guard<std::recursive_mutex> guard(lock);
+  if (*event->last)
+    return cudaSuccess;
+  step();
+  return cudaErrorNotReady;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
+  std::lock_guard<std::recursive_mutex> guard(lock);
+  *stream = new emulated_stream{flags, {}};
+  streams.push_back(*stream);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreate(cudaStream_t *stream) { return cudaStreamCreateWithFlags(stream, 0); }
+
+cudaError_t cudaStreamSynchronize(cudaStream_t given) {
+  const emulated_stream *stream = given ? given : &default_stream;
+  return wait_until([stream] { return stream->work.empty(); });
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  std::lock_guard<std::recursive_mutex> guard(lock);
+  cudaStreamSynchronize(stream);
+  streams.erase(std::find(streams.begin(), streams.end(), stream));
+  delete stream;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  std::lock_guard<std::recursive_mutex> guard(lock);
+  return enqueue(stream, Work{[] {}, event->last});
+}
 
 } // extern "C"
