@@ -16,6 +16,7 @@
 enum {
   PAGES_MAX = 4096, /* noted at a time; when they are more, what is there goes out first */
   RING_ENTRIES = 256,
+  RUN_MAX = 256, /* pages that the kernel is asked about at a time */
   PAGE_BYTES = SEGMENT_PAGE_BYTES,
 };
 
@@ -93,13 +94,20 @@ void fetch_want(struct fetch *fetch, const struct view *view, uint32_t part, con
   }
 }
 
-/* Keeps the pages that are not in memory; a page that mincore cannot tell of counts as missing. */
+/* Keeps the pages that are not in memory; those that mincore cannot tell of count as missing. It is asked once for
+ * pages that lie one behind the other. */
 static uint32_t keep_missing(struct page *pages, uint32_t count) {
+  unsigned char resident[RUN_MAX];
   uint32_t missing = 0;
-  for (uint32_t i = 0; i < count; i++) {
-    unsigned char resident = 0;
-    if (mincore((void *)(uintptr_t)pages[i].address, PAGE_BYTES, &resident) || !(resident & 1))
-      pages[missing++] = pages[i];
+  for (uint32_t first = 0, run; first < count; first += run) {
+    const uint8_t *begin = pages[first].address;
+    for (run = 1; run < RUN_MAX && first + run < count; run++)
+      if (pages[first + run].address != begin + (size_t)run * PAGE_BYTES)
+        break;
+    bool known = mincore((void *)(uintptr_t)begin, (size_t)run * PAGE_BYTES, resident) == 0;
+    for (uint32_t i = 0; i < run; i++)
+      if (!known || !(resident[i] & 1))
+        pages[missing++] = pages[first + i];
   }
   return missing;
 }

@@ -26,7 +26,7 @@ MAY_INCLUDE = {
 }
 # Headers that need the CUDA Toolkit's, which not every machine has.
 NEED_CUDA = {"retrieval/cuda/launch.h", "retrieval/cuda/memory.h", "tools/bench/gpu_read.h",
-             "tools/bench/gpu_nothing.h", "client/cuda/launch.h", "client/cuda/memory.h"}
+             "tools/bench/gpu_nothing.h", "client/cuda/launch.h", "client/cuda/memory.h", "proto/cuda/gpu.h"}
 # Programs whose man page must name every option of their --help.
 PROGRAMS = {
     "build/tools/coldkv/coldkv": "tools/man/coldkv.1",

@@ -11,7 +11,7 @@
 #include "client/tuning.h"
 #include "proto/codebook.h"
 
-enum { MAJOR_MIN = 8, HOT_KEYS_MAX = COLDKV_HOT + HOT_TILE + COLDKV_BLOCK_MAX };
+enum { HOT_KEYS_MAX = COLDKV_HOT + HOT_TILE + COLDKV_BLOCK_MAX };
 
 _Static_assert((int)CUDA_RING == (int)HOT_RING && (int)CUDA_SINKS == (int)COLDKV_SINKS &&
                    (int)CUDA_BLOCK_MAX == (int)COLDKV_BLOCK_MAX && (int)CUDA_D_MAX == (int)LIMIT_HEAD_DIM_MAX &&
@@ -19,12 +19,6 @@ _Static_assert((int)CUDA_RING == (int)HOT_RING && (int)CUDA_SINKS == (int)COLDKV
                    (int)CUDA_F32 == (int)COLDKV_F32 && (int)CUDA_F16 == (int)COLDKV_F16 &&
                    (int)CUDA_BF16 == (int)COLDKV_BF16 && 8 * 4 == RECORD_K_MAG_BYTES,
                "launch.h repeats what kernels cannot include");
-
-int device_failed(struct error *error, cudaError_t status, const char *what) {
-  cudaGetLastError(); /* so that the next call does not report it again */
-  return error_set(error, status == cudaErrorMemoryAllocation ? ERR_MEMORY : ERR_IO, "GPU: %s: %s", what,
-                   cudaGetErrorString(status));
-}
 
 /* --- memory ------------------------------------------------------------------------------------------------------- */
 
@@ -138,28 +132,6 @@ static cudaError_t allocate(struct device *device) {
 
 /* --- making one --------------------------------------------------------------------------------------------------- */
 
-static int find_device(uint32_t number, struct cudaDeviceProp *properties, struct error *error) {
-  int count = 0, driver = 0;
-  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
-    cudaGetLastError();
-    return error_set(error, ERR_NOT_SUPPORTED, "no GPU: no NVIDIA driver on this machine");
-  }
-  cudaError_t status = cudaGetDeviceCount(&count);
-  if (status != cudaSuccess) {
-    cudaGetLastError();
-    return error_set(error, ERR_NOT_SUPPORTED, "no GPU: %s", cudaGetErrorString(status));
-  }
-  if (number >= (uint32_t)count)
-    return error_set(error, ERR_NOT_SUPPORTED, "no GPU number %u: there are %d", number, count);
-  status = cudaGetDeviceProperties(properties, (int)number);
-  if (status != cudaSuccess)
-    return device_failed(error, status, "cannot ask for its properties");
-  if (properties->major < MAJOR_MIN)
-    return error_set(error, ERR_NOT_SUPPORTED, "no GPU: %s has compute capability %d.%d, need at least %d.0",
-                     properties->name, properties->major, properties->minor, MAJOR_MIN);
-  return 0;
-}
-
 static cudaError_t create_streams(struct device *device) {
   cudaEvent_t *const events[] = {&device->last, &device->asked, &device->taken, &device->encoded};
   cudaError_t status = cudaStreamCreateWithFlags(&device->own, cudaStreamNonBlocking);
@@ -195,7 +167,7 @@ int device_create(struct device **result, uint32_t number, const struct device_s
   struct cudaDeviceProp properties = {0};
   int before = 0;
   *result = NULL;
-  int failed = find_device(number, &properties, error);
+  int failed = gpu_find(number, &properties, error);
   if (failed)
     return failed;
   struct device *device = calloc(1, sizeof *device);
@@ -214,7 +186,7 @@ int device_create(struct device **result, uint32_t number, const struct device_s
   cudaSetDevice(before);
   if (status != cudaSuccess) {
     device_destroy(device);
-    return device_failed(error, status, "cannot keep a hot window");
+    return gpu_failed(error, status, "cannot keep a hot window");
   }
   *result = device;
   return 0;
@@ -267,7 +239,7 @@ int device_leave(struct device *device, const struct device_call *call, cudaErro
                  struct error *error) {
   if (status == cudaSuccess)
     status = cudaEventRecord(device->last, call->stream);
-  int result = status == cudaSuccess ? 0 : device_failed(error, status, what);
+  int result = status == cudaSuccess ? 0 : gpu_failed(error, status, what);
   if (call->before != device->number)
     cudaSetDevice(call->before);
   return result;

@@ -9,6 +9,7 @@
 
 #include "client/cuda/device.h"
 #include "client/cuda/launch.h"
+#include "proto/cuda/gpu.h"
 
 /* GPU memory, or pinned host memory, that grows when more is wanted; nothing in it is kept. */
 struct device_memory {
@@ -54,9 +55,6 @@ struct device {
   struct device_memory found, queries, records, upload;                               /* pinned */
   uint64_t device_bytes, pinned_bytes;
 };
-
-/* Fills in the error and returns its negative code: ERR_MEMORY or ERR_IO. */
-int device_failed(struct error *error, cudaError_t status, const char *what);
 
 /* At least so many bytes. Waits for the GPU when there are not, and takes the next power of two where `round`. */
 cudaError_t device_reserve(struct device *device, struct device_memory *memory, size_t bytes, bool round);

@@ -86,7 +86,7 @@ int device_query_wait(struct device *device, const float **queries, struct error
   cudaError_t status = cudaEventSynchronize(device->asked);
   *queries = device->queries.at;
   if (status != cudaSuccess)
-    return device_failed(error, status, "the queries of a lookup");
+    return gpu_failed(error, status, "the queries of a lookup");
   if (device_check(device, &token))
     return error_set(error, ERR_NOT_FINITE, "q, k or v of the block that begins at token %llu is not finite, or too "
                      "long", (unsigned long long)token);
@@ -270,7 +270,7 @@ int device_encode_start(struct device *device, uint64_t first, uint32_t count, s
   device->encoding = count;
   if (call.before != device->number)
     cudaSetDevice(call.before);
-  return status == cudaSuccess ? 0 : device_failed(error, status, "cannot encode");
+  return status == cudaSuccess ? 0 : gpu_failed(error, status, "cannot encode");
 }
 
 bool device_encode_ready(struct device *device) { return cudaEventQuery(device->encoded) != cudaErrorNotReady; }
@@ -279,7 +279,7 @@ int device_encode_wait(struct device *device, uint8_t *records, struct error *er
   uint64_t token;
   cudaError_t status = cudaEventSynchronize(device->encoded);
   if (status != cudaSuccess)
-    return device_failed(error, status, "encoding failed");
+    return gpu_failed(error, status, "encoding failed");
   if (device_check(device, &token))
     return error_set(error, ERR_NOT_FINITE, "keys or values are not finite, or too long");
   memcpy(records, device->records.at,

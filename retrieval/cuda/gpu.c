@@ -6,38 +6,6 @@
 
 #include "retrieval/cuda/memory.h"
 
-enum { MAJOR_MIN = 8 };
-
-int gpu_failed(struct error *error, cudaError_t status, const char *what) {
-  cudaGetLastError(); /* so that the next call does not report it again */
-  return error_set(error, status == cudaErrorMemoryAllocation ? ERR_MEMORY : ERR_IO, "GPU: %s: %s", what,
-                   cudaGetErrorString(status));
-}
-
-/* --- the GPU ----------------------------------------------------------------------------------------------------- */
-
-static int find_device(int device, struct cudaDeviceProp *properties, struct error *error) {
-  int count = 0, driver = 0;
-  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
-    cudaGetLastError();
-    return error_set(error, ERR_NOT_SUPPORTED, "no GPU: no NVIDIA driver on this machine");
-  }
-  cudaError_t status = cudaGetDeviceCount(&count);
-  if (status != cudaSuccess) {
-    cudaGetLastError();
-    return error_set(error, ERR_NOT_SUPPORTED, "no GPU: %s", cudaGetErrorString(status));
-  }
-  if (device < 0 || device >= count)
-    return error_set(error, ERR_NOT_SUPPORTED, "no GPU number %d: there are %d", device, count);
-  status = cudaGetDeviceProperties(properties, device);
-  if (status != cudaSuccess)
-    return gpu_failed(error, status, "cannot ask for its properties");
-  if (properties->major < MAJOR_MIN || !properties->cooperativeLaunch)
-    return error_set(error, ERR_NOT_SUPPORTED, "%s: compute capability %d.%d, need at least %d.0", properties->name,
-                     properties->major, properties->minor, MAJOR_MIN);
-  return 0;
-}
-
 /* A pool that keeps what is given back, since the system takes long to give it. */
 static cudaError_t create_pool(struct gpu *gpu) {
   uint64_t keep = UINT64_MAX;
@@ -62,9 +30,11 @@ static cudaError_t create_stages(struct gpu *gpu) {
 int gpu_create(struct gpu **result, int device, struct error *error) {
   struct cudaDeviceProp properties = {0};
   *result = NULL;
-  int failed = find_device(device, &properties, error);
+  int failed = gpu_find((uint32_t)device, &properties, error);
   if (failed)
     return failed;
+  if (!properties.cooperativeLaunch)
+    return error_set(error, ERR_NOT_SUPPORTED, "no GPU: %s has no cooperative launches", properties.name);
   struct gpu *gpu = calloc(1, sizeof *gpu);
   if (!gpu)
     return error_set(error, ERR_MEMORY, "out of memory for a GPU (%zu bytes)", sizeof *gpu);

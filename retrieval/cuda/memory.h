@@ -5,6 +5,7 @@
 #ifndef COLDKV_RETRIEVAL_CUDA_MEMORY_H
 #define COLDKV_RETRIEVAL_CUDA_MEMORY_H
 
+#include "proto/cuda/gpu.h"
 #include "retrieval/cuda/gpu.h"
 #include "retrieval/cuda/launch.h"
 
@@ -36,9 +37,6 @@ struct gpu_scan {
   uint32_t *candidates_counts;    /* [GPU_JOBS], likewise */
   uint64_t *gathered;             /* [GPU_JOBS][gpu_scan_capacity(LIMIT_CANDIDATES_MAX)], GPU memory */
 };
-
-/* Fills in the error and returns its negative code: ERR_MEMORY or ERR_IO. */
-int gpu_failed(struct error *error, cudaError_t status, const char *what);
 
 /* Pointers to the chunks of columns, in GPU memory: of signatures and scales, of key codes. */
 const uint8_t *const *gpu_columns_table(const struct gpu_columns *columns);
