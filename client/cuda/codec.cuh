@@ -88,29 +88,6 @@ __device__ __forceinline__ float inverse_rms(float sum, uint32_t d) {
   return mean_square == 0 ? 0.0f : 1.0f / sqrtf(mean_square);
 }
 
-/* Contributions of a word at place `lane` to the CRC, four bits at a time; the warp's exclusive or is the CRC. */
-__device__ __forceinline__ uint32_t crc_word(const uint32_t *table, uint32_t word, uint32_t lane) {
-  uint32_t crc = 0;
-#pragma unroll
-  for (uint32_t n = 0; n < 8; n++)
-    crc ^= table[(n * 16 + (word >> 4 * n & 15)) * 32 + lane];
-  return crc;
-}
-
-/* Seals the 25 words of a record and writes it: all 32 threads. */
-__device__ __forceinline__ void seal(const uint32_t *table, uint32_t base, const uint32_t *record, uint32_t layer,
-                                     uint32_t head, uint64_t token, uint32_t *to, bool write, uint32_t lane) {
-  uint32_t word = lane < 25    ? record[lane]
-                  : lane == 25 ? layer | head << 16
-                  : lane == 26 ? static_cast<uint32_t>(token)
-                  : lane == 27 ? static_cast<uint32_t>(token >> 32)
-                               : 0;
-  uint32_t crc = lane < CUDA_CRC_WORDS ? crc_word(table, word, lane) : 0;
-  crc = __reduce_xor_sync(ALL, crc) ^ base;
-  if (write && lane < 26)
-    to[lane] = lane < 25 ? word : crc;
-}
-
 } // namespace
 
 #endif

@@ -100,7 +100,7 @@ static cudaError_t allocate(struct device *device) {
   const struct cuda_shape *s = &device->shape;
   size_t places = (size_t)s->layers * s->heads, vector = s->d * device->element;
   uint32_t table[PLAN_CRC_TABLE];
-  device->crc_base = plan_crc_table(table);
+  plan_crc_table(table);
   device->found.pinned = device->queries.pinned = device->records.pinned = device->upload.pinned = true;
   cudaError_t status = reserve_zeros(device, &device->ring, 3 * places * CUDA_RING * vector);
   if (status == cudaSuccess)

@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// Tokens that leave the hot window, as records: the bytes of kernels/codec_c.c.
+// Tokens that leave the hot window, as records: the bytes of kernels/codec_c.c. A warp takes a run of tokens of one
+// layer and kv head; their records are put together in shared memory, sealed by a thread each, and written one after
+// the other.
 //
-// Where d is 64 or 128, half a warp takes a vector, thread j of it the coordinates j, j + 16, ...: these are the lanes
-// of RECORD.md, so that sums are made in one thread before the tree. A warp takes two tokens of one kv head at a
-// time, keys first. Any other d goes through shared memory, a warp a record.
+// Where d is 64 or 128, four threads take a vector, eight vectors a warp at a time, keys first. Thread m of the four
+// has the coordinates 4m .. 4m + 3 of every 16, which are four of the lanes of RECORD.md: sums are made in one thread
+// before the tree, and most of the transform needs nobody else. Any other d goes through shared memory, a warp each.
 #include "client/cuda/codec.cuh"
 
 namespace {
 
-enum { WARPS = 8, THREADS = 32 * WARPS, RECORD_WORDS = 28, WARPS_PER_PROCESSOR = 32 };
+enum { WARPS = 8, THREADS = 32 * WARPS, WARPS_PER_PROCESSOR = 16 };
+enum { STAGE = 32 /* records of a warp at a time */, STRIDE = 27 /* words of one there; odd for banks */ };
+enum { VECTORS = 8, THREADS_PER_VECTOR = 4 /* of d = 64 and 128 */ };
 
 /* What one warp has to do: a run of tokens of one (layer, head). */
 struct Run {
@@ -42,39 +46,118 @@ __device__ __forceinline__ void load_table(const uint32_t *from, uint32_t *table
   __syncthreads();
 }
 
+/* The CRC-32C of what came before and one more word, "slicing by 4". */
+__device__ __forceinline__ uint32_t crc_word(const uint32_t *table, uint32_t crc, uint32_t word) {
+  uint32_t bytes = crc ^ word;
+  return table[3 * 256 + (bytes & 255)] ^ table[2 * 256 + (bytes >> 8 & 255)] ^ table[256 + (bytes >> 16 & 255)] ^
+         table[bytes >> 24];
+}
+
+/* Seals and writes the records of tokens first .. first + count - 1 of a run, which lie in the stage: all threads. */
+__device__ __forceinline__ void seal(const cuda_encode_job &job, const Run &run, const uint32_t *table,
+                                     uint32_t *stage, uint32_t first, uint32_t count, uint32_t lane) {
+  __syncwarp();
+  if (lane < count) {
+    uint32_t *words = stage + lane * STRIDE, crc = ~0u;
+    uint64_t token = job.first + first + lane;
+#pragma unroll 5
+    for (int i = 0; i < CUDA_RECORD / 4 - 1; i++)
+      crc = crc_word(table, crc, words[i]);
+    crc = crc_word(table, crc, run.layer | run.head << 16);
+    crc = crc_word(table, crc, static_cast<uint32_t>(token));
+    words[CUDA_RECORD / 4 - 1] = ~crc_word(table, crc, static_cast<uint32_t>(token >> 32));
+  }
+  __syncwarp();
+  if (lane < CUDA_RECORD / 4) {
+    uint32_t *to = record_at(job, run, first) + lane;
+    size_t step = static_cast<size_t>(job.shape.layers) * job.shape.heads * (CUDA_RECORD / 4);
+#pragma unroll 4
+    for (uint32_t r = 0; r < count; r++, to += step)
+      *to = stage[r * STRIDE + lane];
+  }
+  __syncwarp();
+}
+
 /* --- d = 64 and 128 ----------------------------------------------------------------------------------------------- */
 
-/* One vector's part of a thread: N coordinates. */
-template <int N> struct Part {
-  float x[N];
+/* Four numbers as they lie in memory, side by side. */
+template <typename T> struct alignas(4 * sizeof(T)) Four {
+  T numbers[4];
+};
 
-  template <typename T> __device__ __forceinline__ void load(const T *vector, uint32_t j) {
+/* One vector's part of thread m: x[t][r] is coordinate 16 t + 4 m + r, of lane 4 m + r. */
+template <int N> struct Part {
+  float x[N][4];
+
+  template <typename T> __device__ __forceinline__ void load(const T *vector, uint32_t m) {
 #pragma unroll
-    for (int t = 0; t < N; t++)
-      x[t] = widen(vector[j + SUM_LANES * t]);
+    for (int t = 0; t < N; t++) {
+      Four<T> four = *reinterpret_cast<const Four<T> *>(vector + SUM_LANES * t + 4 * m);
+#pragma unroll
+      for (int r = 0; r < 4; r++)
+        x[t][r] = widen(four.numbers[r]);
+    }
   }
 
-  /* The Walsh-Hadamard transform. own: 1, or -1 where bit s of j is set. */
-  __device__ __forceinline__ void hadamard(const float *own) {
-#pragma unroll
-    for (int s = 0; s < 4; s++)
-#pragma unroll
-      for (int t = 0; t < N; t++)
-        x[t] = fmaf(x[t], own[s], __shfl_xor_sync(ALL, x[t], 1 << s)); /* the product is exact: one rounding */
-#pragma unroll
-    for (int h = 1; h < N; h *= 2)
-#pragma unroll
-      for (int t = 0; t < N; t++)
-        if (!(t & h)) {
-          float a = x[t], b = x[t + h];
-          x[t] = a + b;
-          x[t + h] = a - b;
-        }
+  /* Sums and differences of coordinates whose numbers differ in one bit: of r, of m (`own` is -1 where that bit of m is
+   * set, else 1), of t. */
+  template <int BIT> __device__ __forceinline__ void stage_r() {
 #pragma unroll
     for (int t = 0; t < N; t++)
-      x[t] *= N == 8 ? 0x1.6a09e6p-4f : 0.125f;
+#pragma unroll
+      for (int r = 0; r < 4; r++)
+        if (!(r & BIT)) {
+          float a = x[t][r], b = x[t][r + BIT];
+          x[t][r] = a + b;
+          x[t][r + BIT] = a - b;
+        }
+  }
+  __device__ __forceinline__ void stage_m(int bit, float own) {
+#pragma unroll
+    for (int t = 0; t < N; t++)
+#pragma unroll
+      for (int r = 0; r < 4; r++)
+        x[t][r] = fmaf(x[t][r], own, __shfl_xor_sync(ALL, x[t][r], bit)); /* the product is exact: one rounding */
+  }
+  __device__ __forceinline__ void stage_t(int bit) {
+#pragma unroll
+    for (int t = 0; t < N; t++)
+#pragma unroll
+      for (int r = 0; r < 4; r++)
+        if (!(t & bit)) {
+          float a = x[t][r], b = x[t + bit][r];
+          x[t][r] = a + b;
+          x[t + bit][r] = a - b;
+        }
+  }
+
+  /* The Walsh-Hadamard transform. */
+  __device__ __forceinline__ void hadamard(uint32_t m) {
+    stage_r<1>();
+    stage_r<2>();
+    stage_m(1, m & 1 ? -1.0f : 1.0f);
+    stage_m(2, m & 2 ? -1.0f : 1.0f);
+#pragma unroll
+    for (int bit = 1; bit < N; bit *= 2)
+      stage_t(bit);
+#pragma unroll
+    for (int t = 0; t < N; t++)
+#pragma unroll
+      for (int r = 0; r < 4; r++)
+        x[t][r] *= N == 8 ? 0x1.6a09e6p-4f : 0.125f;
   }
 };
+
+/* The tree over the lanes of RECORD.md; every thread of a vector gets the sum. */
+__device__ __forceinline__ float four_tree(const float *lanes) {
+  float sums[4];
+#pragma unroll
+  for (int r = 0; r < 4; r++) {
+    sums[r] = lanes[r] + __shfl_xor_sync(ALL, lanes[r], 2);
+    sums[r] += __shfl_xor_sync(ALL, sums[r], 1);
+  }
+  return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+}
 
 /* The level that a is nearest to, and the bits of its index: thresholds that a is above, counted by halving. */
 template <int BITS>
@@ -95,145 +178,162 @@ __device__ __forceinline__ float find_level(const float *thresholds, const float
     return find_level<BITS - 1>(less_thresholds, less_levels, a, bits);
 }
 
-/* Bits of a thread's coordinates: plane p in byte p % 4 of word p / 4, coordinate t at bit t. */
-template <int N, int PLANES> struct Planes {
-  uint32_t words[(PLANES + 3) / 4];
+/* Sets a bit by one instruction that depends on the condition; left alone, compilers make two of it. */
+__device__ __forceinline__ void set(uint32_t &bits, int i, bool condition) {
+#ifdef __CUDACC__
+  asm("{ .reg .pred p; setp.ne.u32 p, %1, 0; @p or.b32 %0, %0, %2; }"
+      : "+r"(bits) : "r"(static_cast<uint32_t>(condition)), "r"(1u << i));
+#else
+  bits |= condition ? 1u << i : 0;
+#endif
+}
 
-  __device__ __forceinline__ void put(int p, int t, bool bit) {
-    if (bit)
-      words[p / 4] |= 1u << (p % 4 * 8 + t);
-  }
+/* A plane of a vector's bits: coordinate 16 t + 4 m + r is bit 4 t + r of thread m. Returns 32 of them as they lie in a
+ * record, thread m those from coordinate 32 m on; with d = 64, threads 2 and 3 have none. */
+__device__ __forceinline__ uint32_t gather_plane(uint32_t bits, uint32_t m) {
+  uint32_t theirs = __shfl_xor_sync(ALL, bits, 2); /* byte m of all four: theirs and mine, in the order of threads */
+  bits = __byte_perm(bits, theirs, m & 2 ? 0x3276 : 0x5410);
+  theirs = __shfl_xor_sync(ALL, bits, 1);
+  bits = __byte_perm(bits, theirs, m & 1 ? 0x3715 : 0x6240);
+  uint32_t low = bits & 0x0f0f0f0f, high = bits >> 4 & 0x0f0f0f0f; /* of two 16 coordinates */
+  return __byte_perm(low | low >> 4, high | high >> 4, 0x6420);
+}
 
-  /* Swaps threads and coordinates, eight by eight: bit i of a byte is then that of thread i, and the thread's number
-   * modulo 8 the coordinate's t. */
-  __device__ __forceinline__ void transpose(uint32_t j) {
-#pragma unroll
-    for (uint32_t s = 1, mask = 0x55555555; s < 8; s *= 2, mask = s == 2 ? 0x33333333 : 0x0f0f0f0f) {
-      bool upper = j & s;
-      uint32_t keep = upper ? ~mask : mask;
-#pragma unroll
-      for (int w = 0; w < (PLANES + 3) / 4; w++) {
-        uint32_t theirs = __shfl_xor_sync(ALL, words[w], s);
-        theirs = upper ? theirs >> s : theirs << s;
-        words[w] = (words[w] & keep) | (theirs & ~keep);
-      }
-    }
+/* Puts a plane into a record, at an even place. */
+template <int N> __device__ __forceinline__ void put_plane(uint8_t *plane, uint32_t bits, uint32_t m) {
+  uint32_t word = gather_plane(bits, m);
+  uint16_t *to = reinterpret_cast<uint16_t *>(plane) + 2 * m;
+  if (m < N / 2) {
+    to[0] = static_cast<uint16_t>(word);
+    to[1] = static_cast<uint16_t>(word >> 16);
   }
-
-  __device__ __forceinline__ void write(int p, uint8_t *plane, uint32_t j) const {
-    if (j % 8 < N)
-      plane[j % 8 * 2 + j / 8] = static_cast<uint8_t>(words[p / 4] >> p % 4 * 8);
-  }
-};
+}
 
 /* Signs, index planes and the scale of a rotated vector. Returns false when there is no record of it. */
 template <int N, int BITS>
 __device__ __forceinline__ bool quantize(const Part<N> &y, const cuda_split &split, uint8_t *signs, uint8_t *planes,
-                                         uint8_t *scale, uint32_t j) {
-  float squares = 0;
+                                         uint8_t *scale, uint32_t m) {
+  float sums[4] = {}, products[4] = {}, weights[4] = {};
 #pragma unroll
   for (int t = 0; t < N; t++)
-    squares += y.x[t] * y.x[t];
-  float inverse = inverse_rms(lane_tree(squares), SUM_LANES * N);
-  float products = 0, weights = 0;
-  Planes<N, BITS + 1> bits_of = {};
 #pragma unroll
-  for (int t = 0; t < N; t++) {
-    bool bits[BITS];
-    float magnitude = fabsf(y.x[t]);
-    float level = find_level<BITS>(split.thresholds[0], split.levels[0], magnitude * inverse, bits);
-    products += magnitude * level;
-    weights += level * level;
-    bits_of.put(BITS, t, y.x[t] < 0);
+    for (int r = 0; r < 4; r++)
+      sums[r] += y.x[t][r] * y.x[t][r];
+  float inverse = inverse_rms(four_tree(sums), SUM_LANES * N);
+  uint32_t bits[BITS + 1] = {};
 #pragma unroll
-    for (int b = 0; b < BITS; b++)
-      bits_of.put(b, t, bits[b]);
-  }
-  bits_of.transpose(j);
-  bits_of.write(BITS, signs, j);
+  for (int t = 0; t < N; t++)
+#pragma unroll
+    for (int r = 0; r < 4; r++) {
+      bool index[BITS];
+      float magnitude = fabsf(y.x[t][r]);
+      float level = find_level<BITS>(split.thresholds[0], split.levels[0], magnitude * inverse, index);
+      products[r] += magnitude * level;
+      weights[r] += level * level;
+      set(bits[BITS], 4 * t + r, y.x[t][r] < 0);
+#pragma unroll
+      for (int b = 0; b < BITS; b++)
+        set(bits[b], 4 * t + r, index[b]);
+    }
+  put_plane<N>(signs, bits[BITS], m);
 #pragma unroll
   for (int b = 0; b < BITS; b++)
-    bits_of.write(b, planes + b * 2 * N, j);
-  __half rounded = __float2half_rn(lane_tree(products) / lane_tree(weights));
+    put_plane<N>(planes + b * 2 * N, bits[b], m);
+  __half rounded = __float2half_rn(four_tree(products) / four_tree(weights));
   uint16_t stored = inverse > 0 ? __half_as_ushort(rounded) : 0;
-  if (j == 0)
+  if (m == 0)
     *reinterpret_cast<uint16_t *>(scale) = stored;
   return inverse >= 0 && stored < 0x7c00u;
 }
 
-/* The vector less its mean, with the first signs. */
+/* The first signs of a thread's coordinates, and where the means lie, negative and with these signs. */
 template <int N> struct Centre {
-  float minus_mean[N]; /* with the signs */
+  float signs[N][4];
 
-  __device__ __forceinline__ void take(const float *mean, const float *signs, uint32_t j) {
+  __device__ __forceinline__ void take(const uint32_t *words, uint32_t m) {
 #pragma unroll
     for (int t = 0; t < N; t++)
-      minus_mean[t] = -(mean[j + SUM_LANES * t] * signs[t]);
+#pragma unroll
+      for (int r = 0; r < 4; r++)
+        signs[t][r] = negated(words, SUM_LANES * t + 4 * m + r) ? -1.0f : 1.0f;
   }
   /* (x - mean) sign: the products are exact, so there is one rounding, the same one. */
-  __device__ __forceinline__ void apply(Part<N> &part, const float *signs) const {
+  __device__ __forceinline__ void apply(Part<N> &part, const float *minus_mean, uint32_t m) const {
 #pragma unroll
-    for (int t = 0; t < N; t++)
-      part.x[t] = fmaf(part.x[t], signs[t], minus_mean[t]);
+    for (int t = 0; t < N; t++) {
+      Four<float> four = *reinterpret_cast<const Four<float> *>(minus_mean + SUM_LANES * t + 4 * m);
+#pragma unroll
+      for (int r = 0; r < 4; r++)
+        part.x[t][r] = fmaf(part.x[t][r], signs[t][r], four.numbers[r]);
+    }
   }
 };
 
-template <int N> __device__ __forceinline__ void take_signs(const uint32_t *words, float *signs, uint32_t j) {
+/* d = 64: the other half of the signature, of another rotation of the rotated key. */
+template <int N>
+__device__ __forceinline__ void put_extra(Part<N> &k, const uint32_t *words, uint8_t *plane, uint32_t m) {
+  uint32_t bits = 0;
 #pragma unroll
   for (int t = 0; t < N; t++)
-    signs[t] = negated(words, j + SUM_LANES * t) ? -1.0f : 1.0f;
+#pragma unroll
+    for (int r = 0; r < 4; r++)
+      k.x[t][r] = negated(words, SUM_LANES * t + 4 * m + r) ? -k.x[t][r] : k.x[t][r];
+  k.hadamard(m);
+#pragma unroll
+  for (int t = 0; t < N; t++)
+#pragma unroll
+    for (int r = 0; r < 4; r++)
+      set(bits, 4 * t + r, k.x[t][r] < 0);
+  put_plane<N>(plane, bits, m);
 }
 
+/* Shared memory of a warp. */
+template <int D> struct Memory {
+  alignas(16) float minus_means[2][D]; /* of keys, of values */
+  uint32_t stage[STAGE * STRIDE];
+
+  __device__ __forceinline__ void take_mean(int which, const float *mean, const uint32_t *signs, uint32_t lane) {
+    for (uint32_t c = lane; c < D; c += 32)
+      minus_means[which][c] = negated(signs, c) ? mean[c] : -mean[c];
+  }
+};
+
 template <typename T, int N, int KEY_BITS, int VALUE_BITS>
-__global__ void __launch_bounds__(THREADS) encode_kernel(const __grid_constant__ cuda_encode_job job, uint32_t tokens) {
+__global__ void __launch_bounds__(THREADS, 2)
+    encode_kernel(const __grid_constant__ cuda_encode_job job, uint32_t tokens) {
+  enum { D = SUM_LANES * N };
   __shared__ __align__(16) uint32_t table[CUDA_CRC_TABLE];
-  __shared__ uint32_t memory[WARPS][2][RECORD_WORDS];
+  __shared__ Memory<D> memories[WARPS];
   load_table(job.crc_table, table);
-  uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, j = lane % SUM_LANES, half = lane / SUM_LANES;
+  uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, m = lane % THREADS_PER_VECTOR;
+  uint32_t vector = lane / THREADS_PER_VECTOR;
   Run run;
   if (!run_of(job, blockIdx.x * WARPS + warp, tokens, run))
     return;
-  uint8_t *record = reinterpret_cast<uint8_t *>(memory[warp][half]);
-  float signs[N], own[4];
-  take_signs<N>(job.codec.signs[0], signs, j);
-#pragma unroll
-  for (int s = 0; s < 4; s++)
-    own[s] = j >> s & 1 ? -1.0f : 1.0f;
-  Centre<N> key_centre, value_centre;
-  key_centre.take(job.mean_k + static_cast<size_t>(run.place) * job.shape.d, signs, j);
-  value_centre.take(job.mean_v + static_cast<size_t>(run.place) * job.shape.d, signs, j);
+  Memory<D> &memory = memories[warp];
+  memory.take_mean(0, job.mean_k + static_cast<size_t>(run.place) * D, job.codec.signs[0], lane);
+  memory.take_mean(1, job.mean_v + static_cast<size_t>(run.place) * D, job.codec.signs[0], lane);
+  __syncwarp();
+  Centre<N> centre;
+  centre.take(job.codec.signs[0], m);
   bool good = true;
-  for (uint32_t i = run.begin; i < run.end; i += 2) {
-    uint32_t token = min(i + half, run.end - 1); /* the odd one at the end is encoded twice and written once */
-    Part<N> k, v;
-    k.load(static_cast<const T *>(job.keys) + ring_at(job, run, token), j);
-    v.load(static_cast<const T *>(job.values) + ring_at(job, run, token), j);
-    key_centre.apply(k, signs);
-    k.hadamard(own);
-    good &= quantize<N, KEY_BITS>(k, job.key, record, record + 18, record + 16, j);
-    if (N == 4) { /* d = 64: the other half of the signature */
-      float extra[N];
-      Planes<N, 1> plane = {};
-      take_signs<N>(job.codec.extra[0], extra, j);
-#pragma unroll
-      for (int t = 0; t < N; t++)
-        k.x[t] *= extra[t];
-      k.hadamard(own);
-#pragma unroll
-      for (int t = 0; t < N; t++)
-        plane.put(0, t, k.x[t] < 0);
-      plane.transpose(j);
-      plane.write(0, record + 8, j);
-    }
-    value_centre.apply(v, signs);
-    v.hadamard(own);
-    good &= quantize<N, VALUE_BITS>(v, job.value, record + 50, record + 50 + 2 * N, record + 98, j);
-    __syncwarp();
-#pragma unroll
-    for (uint32_t r = 0; r < 2; r++)
-      seal(table, job.crc_base, memory[warp][r], run.layer, run.head, job.first + i + r, record_at(job, run, i + r),
-           i + r < run.end, lane);
-    __syncwarp();
+  for (uint32_t i = run.begin; i < run.end; i += VECTORS) {
+    uint32_t token = min(i + vector, run.end - 1); /* past the end the last one again, which is not written */
+    uint32_t at = (i - run.begin) % STAGE;
+    uint8_t *record = reinterpret_cast<uint8_t *>(memory.stage + (at + vector) * STRIDE);
+    Part<N> part;
+    part.load(static_cast<const T *>(job.keys) + ring_at(job, run, token), m);
+    centre.apply(part, memory.minus_means[0], m);
+    part.hadamard(m);
+    good &= quantize<N, KEY_BITS>(part, job.key, record, record + 18, record + 16, m);
+    if (N == 4)
+      put_extra(part, job.codec.extra[0], record + 8, m);
+    part.load(static_cast<const T *>(job.values) + ring_at(job, run, token), m);
+    centre.apply(part, memory.minus_means[1], m);
+    part.hadamard(m);
+    good &= quantize<N, VALUE_BITS>(part, job.value, record + 50, record + 50 + 2 * N, record + 98, m);
+    if (at + VECTORS == STAGE || i + VECTORS >= run.end)
+      seal(job, run, table, memory.stage, i - at, min(run.end - (i - at), at + VECTORS), lane);
   }
   if (!good)
     report(job.found, job.first);
@@ -243,7 +343,7 @@ __global__ void __launch_bounds__(THREADS) encode_kernel(const __grid_constant__
 
 struct Scratch {
   float y[CUDA_D_MAX], products[CUDA_D_MAX], squares[CUDA_D_MAX];
-  uint32_t record[RECORD_WORDS];
+  uint32_t stage[STAGE * STRIDE];
 };
 
 /* Bits of x[n], n a multiple of 8, below zero. */
@@ -297,11 +397,12 @@ __global__ void __launch_bounds__(THREADS)
   if (!run_of(job, blockIdx.x * WARPS + warp, tokens, run))
     return;
   Scratch &s = memory[warp];
-  uint8_t *record = reinterpret_cast<uint8_t *>(s.record);
   const float *mean_k = job.mean_k + static_cast<size_t>(run.place) * d;
   const float *mean_v = job.mean_v + static_cast<size_t>(run.place) * d;
   bool good = true;
   for (uint32_t i = run.begin; i < run.end; i++) {
+    uint32_t at = (i - run.begin) % STAGE;
+    uint8_t *record = reinterpret_cast<uint8_t *>(s.stage + at * STRIDE);
     for (uint32_t c = lane; c < d; c += 32)
       s.y[c] = widen(static_cast<const T *>(job.keys)[ring_at(job, run, i) + c]) - mean_k[c];
     __syncwarp();
@@ -319,7 +420,8 @@ __global__ void __launch_bounds__(THREADS)
     good &= quantize_any(s, job.value, d, record + 50 + d / 8, record + 98, lane);
     write_signs(s.y, d, record + 50, lane);
     __syncwarp();
-    seal(table, job.crc_base, s.record, run.layer, run.head, job.first + i, record_at(job, run, i), true, lane);
+    if (at + 1 == STAGE || i + 1 == run.end)
+      seal(job, run, table, s.stage, i - at, at + 1, lane);
     __syncwarp();
   }
   if (!good && lane == 0)
@@ -329,8 +431,8 @@ __global__ void __launch_bounds__(THREADS)
 template <typename T> cudaError_t launch(const cuda_encode_job *job, uint32_t processors, cudaStream_t stream) {
   uint32_t places = job->shape.layers * job->shape.heads;
   uint64_t all = static_cast<uint64_t>(places) * job->count;
-  uint32_t tokens = static_cast<uint32_t>(all / (static_cast<uint64_t>(processors) * WARPS_PER_PROCESSOR)) & ~1u;
-  tokens = tokens < 2 ? 2 : tokens > 16 ? 16 : tokens;
+  uint32_t tokens = static_cast<uint32_t>(all / (static_cast<uint64_t>(processors) * WARPS_PER_PROCESSOR));
+  tokens = min(max(tokens / VECTORS * VECTORS, static_cast<uint32_t>(VECTORS)), static_cast<uint32_t>(STAGE));
   uint32_t warps = places * ((job->count + tokens - 1) / tokens), blocks = (warps + WARPS - 1) / WARPS;
   switch (job->shape.d) {
   case 128: return enqueue(encode_kernel<T, 8, 2, 2>, blocks, THREADS, stream, *job, tokens);

@@ -23,8 +23,7 @@ enum {
   CUDA_SINKS = 4,
   CUDA_BLOCK_MAX = 64, /* tokens of a block */
   CUDA_RECORD = 104,
-  CUDA_CRC_WORDS = 28,   /* 100 bytes of a record and 12 of its place */
-  CUDA_CRC_TABLE = 8 * 16 * 32,
+  CUDA_CRC_TABLE = 4 * 256,
   CUDA_NONE = 0xffffffff,
 };
 
@@ -110,7 +109,7 @@ struct cuda_encode_job {
   const float *mean_k, *mean_v;  /* [layers * heads][d] */
   const uint32_t *crc_table;     /* CUDA_CRC_TABLE words of plan_crc_table */
   uint64_t first;
-  uint32_t count, crc_base;
+  uint32_t count;
   uint8_t *records;              /* [count][layers][heads][104] */
   struct cuda_found *found;
 };

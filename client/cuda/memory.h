@@ -36,7 +36,6 @@ struct device {
 
   struct cuda_codec codec;
   struct cuda_split key, value;
-  uint32_t crc_base;
 
   cudaStream_t own, encoder;
   cudaEvent_t last;    /* all calls so far */

@@ -8,10 +8,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The CRC-32C of a record is linear in its 28 words (25 and 3 of its place) but for a constant: it is `base`, which is
- * returned, exclusive or the entries [n][bits 4n .. 4n + 3 of the word][word's place] of the table [8][16][32]. */
-enum { PLAN_CRC_WORDS = 28, PLAN_CRC_TABLE = 8 * 16 * 32 };
-uint32_t plan_crc_table(uint32_t table[PLAN_CRC_TABLE]);
+/* Entry 256 j + i is what a byte i that j bytes follow, all zero, adds to a CRC-32C ("slicing by 4"). */
+enum { PLAN_CRC_TABLE = 4 * 256 };
+void plan_crc_table(uint32_t table[PLAN_CRC_TABLE]);
 
 /* How the keys of one row are shared out; as struct cuda_plan of launch.h. */
 struct plan_attend {

@@ -258,7 +258,7 @@ int device_encode_start(struct device *device, uint64_t first, uint32_t count, s
                                 .value = device->value, .keys = hot.keys, .values = hot.values,
                                 .mean_k = device->means.at, .mean_v = (const float *)device->means.at + means,
                                 .crc_table = device->crc.at, .first = first, .count = count,
-                                .crc_base = device->crc_base, .records = device->coded.at,
+                                .records = device->coded.at,
                                 .found = device_found(device)};
   cudaError_t status = device_enter(device, device->encoder, &call);
   if (status == cudaSuccess)

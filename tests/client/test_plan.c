@@ -17,17 +17,20 @@ static void test_crc(void **state) {
   (void)state;
   static uint32_t table[PLAN_CRC_TABLE];
   struct random randomness = {.state = 7};
-  uint32_t base = plan_crc_table(table);
+  plan_crc_table(table);
   for (int round = 0; round < 1000; round++) {
-    uint8_t message[4 * PLAN_CRC_WORDS], record[RECORD_BYTES];
+    uint8_t message[RECORD_BYTES - 4 + 12], record[RECORD_BYTES]; /* 12: of its place */
     random_fill(&randomness, message, sizeof message);
     memcpy(record, message, sizeof record);
-    uint32_t crc = base;
-    for (uint32_t word = 0; word < PLAN_CRC_WORDS; word++)
-      for (uint32_t n = 0; n < 8; n++)
-        crc ^= table[(n * 16 + (load_u32(message + 4 * (size_t)word) >> 4 * n & 15)) * 32 + word];
-    assert_int_equal(crc, record_crc(record, load_u16(message + 100), load_u16(message + 102),
-                                     load_u64(message + 104)));
+    uint32_t crc = ~0u;
+    for (size_t i = 0; i < sizeof message; i += 4) {
+      uint32_t bytes = crc ^ load_u32(message + i);
+      crc = 0;
+      for (int j = 0; j < 4; j++)
+        crc ^= table[256 * (3 - j) + (bytes >> 8 * j & 255)];
+    }
+    assert_int_equal(~crc, record_crc(record, load_u16(message + 100), load_u16(message + 102),
+                                      load_u64(message + 104)));
   }
 }
 

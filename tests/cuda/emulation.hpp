@@ -185,6 +185,15 @@ inline int __popc(uint32_t word) {
   return static_cast<int>(((word + (word >> 4)) & 0x0f0f0f0fu) * 0x01010101u >> 24);
 }
 
+/* Four of eight bytes, by the nibbles of the selector. */
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+  uint64_t bytes = static_cast<uint64_t>(high) << 32 | low;
+  unsigned word = 0;
+  for (int i = 0; i < 4; i++)
+    word |= static_cast<unsigned>(bytes >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
+  return word;
+}
+
 inline int __clzll(long long word) { return word ? __builtin_clzll(static_cast<unsigned long long>(word)) : 64; }
 inline int __ffs(int word) { return __builtin_ffs(word); }
 

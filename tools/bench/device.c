@@ -42,7 +42,7 @@ struct bench {
   struct cuda_found *found;
   cudaStream_t stream;
   cudaEvent_t begin, end;
-  uint32_t crc_base, turns, processors;
+  uint32_t turns, processors;
   double samples[TURNS];
 };
 
@@ -71,7 +71,7 @@ static cudaError_t zeros(void **to, size_t bytes) {
 
 static cudaError_t tables(struct bench *b) {
   static uint32_t table[PLAN_CRC_TABLE], index[SLOTS * HEADS + 2 * HEADS + 1];
-  b->crc_base = plan_crc_table(table);
+  plan_crc_table(table);
   for (uint32_t i = 0; i < SLOTS * HEADS; i++)
     index[i] = i % SLOTS;
   for (uint32_t i = 0; i <= HEADS; i++)
@@ -158,8 +158,8 @@ static cudaError_t encode(struct bench *b, uint32_t turn, uint32_t tokens) {
   size_t part = turn % (LAYERS / LAYERS_ENCODED) * (size_t)LAYERS_ENCODED * RING_BYTES;
   struct cuda_encode_job job = {.shape = shape, .keys = b->keys + part, .values = b->values + part, .mean_k = b->means,
                                 .mean_v = b->means + (size_t)LAYERS_ENCODED * HEADS * D, .crc_table = b->crc,
-                                .first = (uint64_t)turn * tokens, .count = tokens, .crc_base = b->crc_base,
-                                .records = b->records, .found = b->found};
+                                .first = (uint64_t)turn * tokens, .count = tokens, .records = b->records,
+                                .found = b->found};
   job.codec = (struct cuda_codec){.signs = {{0x9e3779b9, 0x7f4a7c15, 0xbf58476d, 0x1ce4e5b9}}};
   fill_split(&job.key, RECORD_K_MAG_BITS / D);
   fill_split(&job.value, RECORD_V_CODE_BITS / D - 1);
