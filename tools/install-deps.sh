@@ -67,8 +67,8 @@ look() {
   want_python msgpack python3-msgpack
   want_python numpy python3-numpy
   want_python pytest python3-pytest
-  [ "$1" = engines ] || return 0
   want_command g++ g++
+  [ "$1" = engines ] || return 0
   want_python ensurepip python3-venv
 }
 
