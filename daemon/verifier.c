@@ -52,11 +52,12 @@ static void done_verify(struct job *job) {
   struct verifier *verifier = (struct verifier *)(void *)((char *)job - offsetof(struct verifier, job));
   verifier->running = false;
   verifier->finished_s = (uint64_t)time(NULL);
+  verifier->untold = true;
   server_job_returned(verifier->server);
 }
 
 void verifier_start(struct verifier *verifier) {
-  if (verifier->running || verifier->server->stopping)
+  if (verifier->running || verifier->untold || verifier->server->stopping)
     return;
   verifier->running = true;
   pthread_mutex_lock(&verifier->lock);
@@ -83,5 +84,7 @@ int verifier_pack(struct verifier *verifier, msgpack_packer *packer, uint32_t id
   };
   int result = rpc_pack_result(packer, id, &message_verify_ok, &answer);
   pthread_mutex_unlock(&verifier->lock);
+  if (!result)
+    verifier->untold = false;
   return result;
 }

@@ -20,7 +20,7 @@ struct server;
 struct verifier {
   struct job job;
   struct server *server;
-  bool running; /* loop only */
+  bool running, untold; /* untold: ended, and nobody has had the answer; loop only */
   uint64_t finished_s;
   atomic_bool stop; /* asks the thread to end early */
 
@@ -34,7 +34,7 @@ struct verifier {
 int verifier_init(struct verifier *verifier, struct server *server, struct error *error);
 void verifier_finish(struct verifier *verifier);
 
-/* Starts a check unless one runs. */
+/* Starts a check unless one runs, or has ended and nobody was told. */
 void verifier_start(struct verifier *verifier);
 
 /* Packs the progress as the answer of `verify`; 0 or -ERR_MEMORY. */

@@ -103,10 +103,8 @@ class Unreadable(WithSegments):
         found = [self.client.call("verify")]
 
         def ended():
-            if not found[-1]["running"]:
-                return True
             found.append(self.client.call("verify"))
-            return bool(found[-1]["bad"])
+            return not found[-1].get("running")
 
         self.wait(ended)
         self.assertGreater(found[-1]["bad"], 0)

@@ -37,7 +37,7 @@ def verify(client):
     client.call("verify")
     for _ in range(3000):
         answer = client.call("verify")
-        if answer["finished_s"]:  # the first since this start
+        if not answer.get("running"):
             return [f"verify: {problem['path']}: {problem['what']}" for problem in answer["problems"]]
         time.sleep(0.01)
     return ["verify does not end"]
