@@ -3,6 +3,7 @@
 #include "daemon/job.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -152,6 +153,7 @@ static void on_wake(uv_poll_t *wake, int status, int events) {
     job->next = NULL;
     job->done(job);
   }
+  sched_yield(); /* as pool_main does */
 }
 
 int job_returns_init(struct job_returns *returns, uv_loop_t *loop, struct error *error) {
@@ -206,6 +208,7 @@ static void *pool_main(void *argument) {
   for (struct job *job; (job = job_queue_take(&thread.pool->queue, thread.worker)) != NULL;) {
     job->run(job, thread.worker);
     job_return(thread.pool->returns, job);
+    sched_yield(); /* to a thread that woke up while this one's slice protected it; else it would wait for a tick */
   }
   return NULL;
 }
