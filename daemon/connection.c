@@ -155,8 +155,7 @@ void connection_admit(struct connection *connection, struct request *request) {
 bool connection_may_go_on(const struct connection *connection) {
   if (connection->held)
     return budget_allows(connection, connection->held->answer_bytes, true);
-  return connection->requests < LIMIT_REQUESTS_PER_CONNECTION_MAX && !reads_enough(&connection->reads) &&
-         budget_allows(connection, 1, connection->message_size > 0);
+  return connection_may_ask(connection) && budget_allows(connection, 1, connection->message_size > 0);
 }
 
 /* Lets the request that was kept go on, if it is its turn; false while it is not. */

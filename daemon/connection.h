@@ -64,6 +64,12 @@ void connection_dismiss(struct connection *connection, const struct error *error
 /* Hangs up if the client has kept the daemon waiting for too long; called every `tick_ms`. */
 void connection_check_time(struct connection *connection, uint64_t tick_ms);
 
+/* True when one more request of the client's may be looked at, as far as their number goes. */
+static inline bool connection_may_ask(const struct connection *connection) {
+  return !connection->held && connection->requests < LIMIT_REQUESTS_PER_CONNECTION_MAX &&
+         !reads_enough(&connection->reads);
+}
+
 /* Goes on where a limit stopped, and whether that would help. */
 void connection_resume(struct connection *connection);
 bool connection_may_go_on(const struct connection *connection);

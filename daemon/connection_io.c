@@ -40,9 +40,7 @@ void connection_dismiss(struct connection *connection, const struct error *error
 
 /* True when the client may go on sending; false when it, or its user, has to take answers first. */
 static bool may_read(struct connection *connection) {
-  return !connection->held && connection->requests < LIMIT_REQUESTS_PER_CONNECTION_MAX &&
-         !reads_enough(&connection->reads) &&
-         budget_take(connection, 1, connection->message_size > 0);
+  return connection_may_ask(connection) && budget_take(connection, 1, connection->message_size > 0);
 }
 
 static int keep_bytes(struct connection *connection, const uint8_t *data, size_t size, struct error *error) {
