@@ -140,6 +140,12 @@ static uint64_t layer_bytes(struct entry *entry, const struct resident_lookup *l
   return bytes;
 }
 
+/* What it takes more when tokens up to `end` are there. */
+static uint64_t bytes_more(struct entry *entry, const struct resident_lookup *lookup, const struct what *what,
+                           uint32_t end) {
+  return layer_bytes(entry, lookup, what, end) - layer_bytes(entry, lookup, what, 0);
+}
+
 static bool in_use(const struct resident *resident, const struct entry *entry, uint64_t now_ms) {
   return entry == TAILQ_FIRST(&resident->entries) || entry->used_ms + resident->options.idle_ms > now_ms;
 }
@@ -216,10 +222,6 @@ static uint32_t next_code_end(const struct resident *resident, struct entry *ent
   return end < there ? end : there;
 }
 
-static uint64_t code_bytes_more(struct entry *entry, const struct resident_lookup *lookup, uint32_t end) {
-  return layer_bytes(entry, lookup, &key_codes, end) - layer_bytes(entry, lookup, &key_codes, 0);
-}
-
 /* Brings tokens from `have` on. An error leaves the conversation as it is. */
 static int bring(struct resident *resident, struct entry *entry, const struct resident_lookup *lookup,
                  const struct what *what, uint32_t end, struct error *error) {
@@ -238,20 +240,19 @@ static int bring(struct resident *resident, struct entry *entry, const struct re
 static int extend(struct resident *resident, struct entry *entry, const struct resident_lookup *lookup, bool *sound,
                   struct error *error) {
   const struct resident_source *source = &lookup->source;
-  uint32_t have = covered(entry, lookup, &scan_columns), end = next_scan_end(resident, entry, lookup), before;
-  uint64_t more = layer_bytes(entry, lookup, &scan_columns, end) - layer_bytes(entry, lookup, &scan_columns, 0);
+  uint32_t have = covered(entry, lookup, &scan_columns), end = next_scan_end(resident, entry, lookup);
   int result = 0;
   *sound = true;
-  if (end > have && make_room(resident, more, lookup->now_ms)) {
+  if (end > have && make_room(resident, bytes_more(entry, lookup, &scan_columns, end), lookup->now_ms)) {
     result = bring(resident, entry, lookup, &scan_columns, end, error);
     *sound = source->sound(source->context, have, end);
   }
   if (result || !*sound || !resident->options.code_limit_bytes)
     return result;
-  before = have;
+  uint32_t before = have;
   have = covered(entry, lookup, &key_codes);
   end = next_code_end(resident, entry, lookup, have, before);
-  if (end > have && make_code_room(resident, code_bytes_more(entry, lookup, end), lookup->now_ms)) {
+  if (end > have && make_code_room(resident, bytes_more(entry, lookup, &key_codes, end), lookup->now_ms)) {
     result = bring(resident, entry, lookup, &key_codes, end, error);
     *sound = source->sound(source->context, have, end);
   }
@@ -266,7 +267,7 @@ static void expect_codes(struct resident *resident, const struct resident_lookup
     return;
   uint32_t have = covered(entry, lookup, &key_codes), there = covered(entry, lookup, &scan_columns);
   uint32_t end = next_code_end(resident, entry, lookup, have, there);
-  if (end == have || !make_code_room(resident, code_bytes_more(entry, lookup, end), lookup->now_ms))
+  if (end == have || !make_code_room(resident, bytes_more(entry, lookup, &key_codes, end), lookup->now_ms))
     return;
   pthread_mutex_unlock(&resident->lock);
   lookup->source.expect(lookup->source.context, have, end);
