@@ -34,11 +34,9 @@ int memory_feed(struct memory *memory, const uint32_t *ids, uint32_t n, uint32_t
   return result;
 }
 
-/* Tells coldkv the shape of the model. The fingerprint keeps conversations of different weights apart. */
-static int create_model(struct memory *memory) {
-  const struct llama_config *config = llama_config(memory->llama);
-  struct coldkv_model_description description = {
-      .name = "tiny-llama-passkey",
+struct coldkv_model_description memory_describe(struct llama *llama) {
+  const struct llama_config *config = llama_config(llama);
+  return (struct coldkv_model_description){
       .layers = config->layers,
       .kv_heads = config->kv_heads,
       .group = config->heads / config->kv_heads,
@@ -47,8 +45,15 @@ static int create_model(struct memory *memory) {
       .rope = COLDKV_ROPE_HALF,
       .rope_theta = config->rope_theta,
   };
+}
+
+/* Tells coldkv the shape of the model. The fingerprint keeps conversations of different weights apart. */
+static int create_model(struct memory *memory) {
+  const struct llama_config *config = llama_config(memory->llama);
+  struct coldkv_model_description description = memory_describe(memory->llama);
   uint64_t size;
   const void *weights = llama_weights(memory->llama, &size);
+  description.name = "tiny-llama-passkey";
   coldkv_fingerprint(description.fingerprint, weights, size);
   coldkv_fingerprint(description.fingerprint, &config->rope_theta, sizeof config->rope_theta);
   return coldkv_model_create(&memory->model, memory->client, &description);

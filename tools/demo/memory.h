@@ -18,6 +18,9 @@ struct memory {
   coldkv_conv *conv;
 };
 
+/* The shape of the model as coldkv wants it, with neither a name nor a fingerprint. */
+struct coldkv_model_description memory_describe(struct llama *llama);
+
 /* Connects to the daemon at `socket` and opens the conversation `name`, or makes it. One that has a past is ready to
  * go on afterwards: its hot window is computed again. device: as in coldkv_conv_options; the model itself computes on
  * the processor, so that its vectors are copied. `memory` may be closed whatever this returns. */

@@ -41,17 +41,8 @@ static void hash(uint8_t fingerprint[32], const char *path, const struct llama_c
 
 /* As memory_open, with another fingerprint. The conversation is new. */
 static int open_as(const char *name, const char *gguf) {
-  const struct llama_config *config = llama_config(llama);
-  struct coldkv_model_description description = {
-      .layers = config->layers,
-      .kv_heads = config->kv_heads,
-      .group = config->heads / config->kv_heads,
-      .head_dim = config->head_dim,
-      .window = config->window,
-      .rope = COLDKV_ROPE_HALF,
-      .rope_theta = config->rope_theta,
-  };
-  hash(description.fingerprint, gguf, config);
+  struct coldkv_model_description description = memory_describe(llama);
+  hash(description.fingerprint, gguf, llama_config(llama));
   memory = (struct memory){.llama = llama};
   int result = coldkv_client_create(&memory.client, socket_path, NULL);
   if (!result)
