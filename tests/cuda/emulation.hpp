@@ -41,21 +41,12 @@ struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
 
-struct alignas(8) uint2 {
-  unsigned x, y;
-};
-
 struct alignas(8) float2 {
   float x, y;
 };
 
-struct alignas(16) float4 {
-  float x, y, z, w;
-};
-
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 namespace emulation {
 
@@ -97,22 +88,6 @@ inline uint32_t ballot(int line, uint32_t mask, bool here) {
   return bits;
 }
 
-template <typename T> T reduce_add(int line, uint32_t mask, T value) {
-  const uint64_t *all = exchange(line, mask, static_cast<uint64_t>(value));
-  T sum = 0;
-  for (uint32_t i = 0; i < WARP; i++)
-    sum += mask >> i & 1 ? static_cast<T>(all[i]) : 0;
-  return sum;
-}
-
-template <typename T> T reduce_xor(int line, uint32_t mask, T value) {
-  const uint64_t *all = exchange(line, mask, static_cast<uint64_t>(value));
-  T sum = 0;
-  for (uint32_t i = 0; i < WARP; i++)
-    sum ^= mask >> i & 1 ? static_cast<T>(all[i]) : 0;
-  return sum;
-}
-
 template <typename... A, size_t... I>
 cudaError_t launch_with(void (*kernel)(A...), dim3 grid, dim3 block, bool all_at_a_time, void **arguments,
                         cudaStream_t stream, std::index_sequence<I...>) {
@@ -131,7 +106,6 @@ cudaError_t launch_with(void (*kernel)(A...), dim3 grid, dim3 block, bool all_at
 
 #define __syncthreads() static_cast<void>(emulation::barrier(__LINE__, false))
 #define __syncthreads_count(here) (emulation::barrier(__LINE__, (here)))
-#define __syncthreads_or(here) (emulation::barrier(__LINE__, (here)) != 0)
 #define __syncwarp() static_cast<void>(emulation::exchange(__LINE__, ~0u, 0))
 #define __shfl_sync(mask, value, from) (emulation::shuffle(__LINE__, (mask), (value), (from)))
 #define __shfl_xor_sync(mask, value, with)                                                                             \
@@ -139,14 +113,7 @@ cudaError_t launch_with(void (*kernel)(A...), dim3 grid, dim3 block, bool all_at
 #define __shfl_up_sync(mask, value, by)                                                                                \
   (emulation::shuffle(__LINE__, (mask), (value),                                                                       \
                       emulation::lane() >= (by) ? emulation::lane() - (by) : emulation::lane()))
-#define __shfl_down_sync(mask, value, by)                                                                              \
-  (emulation::shuffle(__LINE__, (mask), (value),                                                                       \
-                      emulation::lane() + (by) < 32 ? emulation::lane() + (by) : emulation::lane()))
 #define __ballot_sync(mask, here) (emulation::ballot(__LINE__, (mask), (here)))
-#define __any_sync(mask, here) (emulation::ballot(__LINE__, (mask), (here)) != 0)
-#define __all_sync(mask, here) (emulation::ballot(__LINE__, (mask), (here)) == (mask))
-#define __reduce_add_sync(mask, value) (emulation::reduce_add(__LINE__, (mask), (value)))
-#define __reduce_xor_sync(mask, value) (emulation::reduce_xor(__LINE__, (mask), (value)))
 
 /* --- memory ------------------------------------------------------------------------------------------------------ */
 
@@ -195,7 +162,6 @@ inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
 }
 
 inline int __clzll(long long word) { return word ? __builtin_clzll(static_cast<unsigned long long>(word)) : 64; }
-inline int __ffs(int word) { return __builtin_ffs(word); }
 
 inline uint32_t __float_as_uint(float value) {
   uint32_t bits;

@@ -4,7 +4,7 @@
 
 #include <stdlib.h>
 
-#include "retrieval/lane.h"
+#include "tests/retrieval/rescored.h"
 
 enum {
   CHUNK = 16384,
@@ -151,28 +151,12 @@ void gpu_scan_destroy(struct gpu_scan *scan) {
   free(scan);
 }
 
-/* Puts final scores into the keys, and the best first. */
-static void rescore(const struct gpu_scan_job *job, uint32_t head_dim, uint64_t *keys, uint32_t count) {
-  const struct gpu_columns *columns = job->columns;
-  struct rescore_code code;
-  rescore_code_init(&code, head_dim);
-  for (uint32_t i = 0; i < count; i++) {
-    size_t record = (size_t)job->begin + select_key_ordinal(keys[i]);
-    int32_t sum = rescore_c(&code, job->query->q12, columns->signature + record * RECORD_SIGNATURE_BYTES,
-                            columns->k_mag + record * RECORD_K_MAG_BYTES);
-    float score = (float)sum * f32_from_f16(load_u16(columns->k_scale + record * RECORD_K_SCALE_BYTES));
-    keys[i] = select_key(select_rank(score), select_key_ordinal(keys[i]));
-  }
-  select_sort(keys, count);
-  fake_gpu_rescored += count;
-}
-
 /* What is wanted of a job, backwards, since nobody is to rely on the order. Returns the number of candidates. */
 static uint32_t run_job(struct gpu_scan *scan, const struct gpu_scan_wanted *wanted, const struct gpu_scan_job *job,
                         uint64_t *keys) {
   const struct gpu_columns *columns = job->columns;
   const struct record_columns part = {
-      .signature = columns->signature, .k_scale = columns->k_scale, .count = columns->count};
+      .signature = columns->signature, .k_scale = columns->k_scale, .k_mag = columns->k_mag, .count = columns->count};
   uint32_t places = wanted->best ? wanted->best : wanted->candidates;
   struct slice slices[1];
   struct range range;
@@ -187,8 +171,10 @@ static uint32_t run_job(struct gpu_scan *scan, const struct gpu_scan_wanted *wan
     abort();
   lane_scan(scan->lane, 0, &lane_wanted, memory);
   uint32_t count = scan->lane->selects[0].count, left = count < places ? count : places;
-  if (wanted->best)
-    rescore(job, wanted->head_dim, scan->lane->selects[0].keys, count);
+  if (wanted->best) {
+    rescored(&part, job, wanted->head_dim, scan->lane->selects[0].keys, count);
+    fake_gpu_rescored += count;
+  }
   for (uint32_t i = 0; i < left; i++)
     keys[i] = scan->lane->selects[0].keys[left - 1 - i];
   free(memory);

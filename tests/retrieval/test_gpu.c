@@ -13,6 +13,7 @@
 #include "retrieval/cuda/gpu.h"
 #include "retrieval/lane.h"
 #include "tests/proto/random.h"
+#include "tests/retrieval/rescored.h"
 
 enum { ROUNDS = 60, JOBS_MAX = 80, RECORDS = 300000, SKIPPED = 77 };
 
@@ -156,21 +157,6 @@ static uint32_t reference(const struct columns *columns, const struct gpu_scan_j
   return count;
 }
 
-/* Final scores for the ranks of the first `count` keys; ascending again. */
-static void reference_rescore(const struct columns *columns, const struct gpu_scan_job *job, uint32_t head_dim,
-                              uint64_t *keys, uint32_t count) {
-  struct rescore_code code;
-  rescore_code_init(&code, head_dim);
-  for (uint32_t i = 0; i < count; i++) {
-    size_t record = (size_t)job->begin + select_key_ordinal(keys[i]);
-    int32_t sum = rescore_c(&code, job->query->q12, columns->signature + record * RECORD_SIGNATURE_BYTES,
-                            columns->k_mag + record * RECORD_K_MAG_BYTES);
-    float score = (float)sum * f32_from_f16(load_u16(columns->k_scale + record * RECORD_K_SCALE_BYTES));
-    keys[i] = select_key(select_rank(score), select_key_ordinal(keys[i]));
-  }
-  select_sort(keys, count);
-}
-
 /* --- rounds ------------------------------------------------------------------------------------------------------ */
 
 /* `got`: as many keys as there are to be, and what is after the last of them. */
@@ -179,7 +165,9 @@ static bool check_job(const struct columns *columns, const struct gpu_scan_job *
   uint32_t count = reference(columns, job, asked->mode, asked->candidates, wanted), places = asked->candidates;
   bool right = got_count == count;
   if (right && asked->best) {
-    reference_rescore(columns, job, asked->head_dim, wanted, count);
+    rescored(&(struct record_columns){.signature = columns->signature, .k_scale = columns->k_scale,
+                                      .k_mag = columns->k_mag},
+             job, asked->head_dim, wanted, count);
     places = asked->best;
     count = count < places ? count : places;
   }
