@@ -148,6 +148,7 @@ static void expect(void *context, uint64_t first, uint64_t end) {
   struct request *request = survey->request;
   uint32_t heads = (uint32_t)conversation_geometry(request->session->conversation)->kv_heads;
   uint32_t layer = (uint32_t)request->params.lookup.layer;
+  fetch_begin(survey->worker->fetch);
   for (uint32_t part = part_of(survey, first); part < survey->parts && survey->worker->parts[part].first < end; part++)
     for (uint32_t head = 0; head < heads; head++) {
       struct record_columns columns;
@@ -284,7 +285,7 @@ bool backend_finish(struct backend *backend, struct request *request, struct loo
   struct error error = {0};
   int result = resident_finish(backend->resident, &found->found, &error);
   found->held = result == 0;
-  if (!result && atomic_load(&request->session->warm) < SESSION_WARM)
+  if (!result && session_cold(request->session))
     result = put_by(backend, worker, (uint32_t)conversation_geometry(request->session->conversation)->kv_heads, found,
                     &error);
   if (result)

@@ -166,8 +166,9 @@ static int run_cold_or_warm(struct request *request, struct lookup_worker *worke
   atomic_uint *warm = &request->session->warm;
   struct cold_reads reads = {.request = request, .worker = worker};
   struct lookup_fetch fetch = {.want = want_bytes, .run = fetch_bytes, .context = &reads};
-  bool cold = atomic_load(warm) < SESSION_WARM;
+  bool cold = session_cold(request->session);
   wanted->fetch = cold ? &fetch : NULL;
+  fetch_begin(worker->fetch);
   long faults = major_faults();
   int result = lookup_run(worker->scratch, wanted, worker->parts, parts, answer, error);
   wanted->fetch = NULL;

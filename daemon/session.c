@@ -32,6 +32,11 @@ struct session *session_of(struct server *server, struct conversation *conversat
   return session;
 }
 
+bool session_cold(struct session *session) {
+  const struct msg_geometry *geometry = conversation_geometry(session->conversation);
+  return atomic_load(&session->warm) < SESSION_WARM_ROUNDS * geometry->layers * geometry->kv_heads;
+}
+
 void session_hold(struct session *session) { session->users++; }
 
 /* Committer: what durability has put off is made up for before the conversation is let go. */

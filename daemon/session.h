@@ -7,8 +7,9 @@
 
 #include "daemon/server.h"
 
-/* After lookups of so many kv heads without a read from disk a conversation counts as being in memory. */
-#define SESSION_WARM 512u
+/* A conversation counts as being in memory when each of its kv heads could have been looked up so many times without a
+ * read from disk: once shows what it was asked for, once more that others are not asked for anything else. */
+#define SESSION_WARM_ROUNDS 2u
 
 struct session {
   struct session *next;
@@ -40,6 +41,9 @@ struct session *session_of(struct server *server, struct conversation *conversat
 
 /* False: only the committer can tell, and bring its tail back. */
 static inline bool session_in_memory(const struct session *session) { return session->loaded && !session->unloading; }
+
+/* Whether lookups should expect that some of what they need is on disk. Any thread. */
+bool session_cold(struct session *session);
 
 void session_hold(struct session *session);
 /* One user less; the last one ends the session: the tail is synced and the conversation released, by the committer. */

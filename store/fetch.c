@@ -16,7 +16,8 @@
 enum {
   PAGES_MAX = 4096, /* noted at a time; when they are more, what is there goes out first */
   RING_ENTRIES = 256,
-  RUN_MAX = 256, /* pages that the kernel is asked about at a time */
+  WINDOWS = 4096,    /* remembered at a time, a power of two */
+  WINDOW_PAGES = 64, /* that the kernel is asked about at a time: one for each bit of a map */
   PAGE_BYTES = SEGMENT_PAGE_BYTES,
 };
 
@@ -25,11 +26,21 @@ struct page {
   const uint8_t *address;
 };
 
+/* Pages of a segment that lie side by side. The kernel is asked about all of them with the first one, which takes about
+ * as long as asking about that one. */
+struct window {
+  const uint8_t *address; /* of its first page */
+  uint64_t generation;    /* of the fetch, when the kernel was asked */
+  uint64_t missing;       /* bit i: page i was not in memory, and is not noted yet */
+};
+
 struct fetch {
   enum fetch_method method;
+  uint64_t generation;
   uint32_t count;
   uint32_t read; /* by runs that a full list forced */
   struct page pages[PAGES_MAX];
+  struct window windows[WINDOWS]; /* each in the one place that its address leads to */
 #ifdef COLDKV_IO_URING
   bool ring_made;
   struct io_uring ring;
@@ -79,37 +90,56 @@ void fetch_destroy(struct fetch *fetch) {
   free(fetch);
 }
 
+void fetch_begin(struct fetch *fetch) {
+  fetch->generation++;
+  fetch->count = 0;
+  fetch->read = 0;
+}
+
+/* Which of a window's pages are not in memory; those that mincore cannot tell of count as missing. */
+static uint64_t ask(const struct window *window, const struct segment *segment) {
+  unsigned char resident[WINDOW_PAGES];
+  size_t left = segment_size(segment) - segment_offset(segment, window->address);
+  size_t size = left < sizeof resident * PAGE_BYTES ? left : sizeof resident * PAGE_BYTES;
+  uint64_t missing = 0;
+  if (mincore((void *)(uintptr_t)window->address, size, resident))
+    return UINT64_MAX;
+  for (size_t i = 0; i < size / PAGE_BYTES; i++)
+    missing |= (uint64_t)!(resident[i] & 1) << i;
+  return missing;
+}
+
+/* The window with a page of that offset. Windows begin at multiples of their size from where the segment does, so that
+ * none has pages of two segments. Two that share a place drive each other out, and are asked about again. */
+static struct window *window_at(struct fetch *fetch, const struct segment *segment, uint64_t offset) {
+  enum { BYTES = WINDOW_PAGES * PAGE_BYTES };
+  const uint8_t *address = (const uint8_t *)segment_address(segment) + offset / BYTES * BYTES;
+  uint64_t mixed = (uint64_t)(uintptr_t)address / PAGE_BYTES * UINT64_C(0x9e3779b97f4a7c15);
+  struct window *window = &fetch->windows[(mixed >> 32) % WINDOWS];
+  if (window->address != address || window->generation != fetch->generation) {
+    *window = (struct window){.address = address, .generation = fetch->generation};
+    window->missing = ask(window, segment);
+  }
+  return window;
+}
+
 void fetch_want(struct fetch *fetch, const struct view *view, uint32_t part, const void *address, size_t size) {
   const struct segment *segment = view_segment(view, part);
   if (!segment || fetch->method == FETCH_NONE)
     return;
-  const uint8_t *end = (const uint8_t *)address + size;
-  const uint8_t *page = (const uint8_t *)((uintptr_t)address & ~(uintptr_t)(PAGE_BYTES - 1));
-  for (; page < end; page += PAGE_BYTES) {
-    if (fetch->count && fetch->pages[fetch->count - 1].address == page)
+  uint64_t offset = segment_offset(segment, address), end = offset + size;
+  for (offset -= offset % PAGE_BYTES; offset < end; offset += PAGE_BYTES) {
+    struct window *window = window_at(fetch, segment, offset);
+    uint64_t bit = UINT64_C(1) << offset / PAGE_BYTES % WINDOW_PAGES;
+    if (!(window->missing & bit))
       continue;
-    if (fetch->count == PAGES_MAX)
-      fetch->read += fetch_run(fetch);
-    fetch->pages[fetch->count++] = (struct page){segment, page};
+    window->missing &= ~bit;
+    if (fetch->count == PAGES_MAX) {
+      uint32_t read = fetch_run(fetch);
+      fetch->read = read;
+    }
+    fetch->pages[fetch->count++] = (struct page){segment, (const uint8_t *)segment_address(segment) + offset};
   }
-}
-
-/* Keeps the pages that are not in memory; those that mincore cannot tell of count as missing. It is asked once for
- * pages that lie one behind the other. */
-static uint32_t keep_missing(struct page *pages, uint32_t count) {
-  unsigned char resident[RUN_MAX];
-  uint32_t missing = 0;
-  for (uint32_t first = 0, run; first < count; first += run) {
-    const uint8_t *begin = pages[first].address;
-    for (run = 1; run < RUN_MAX && first + run < count; run++)
-      if (pages[first + run].address != begin + (size_t)run * PAGE_BYTES)
-        break;
-    bool known = mincore((void *)(uintptr_t)begin, (size_t)run * PAGE_BYTES, resident) == 0;
-    for (uint32_t i = 0; i < run; i++)
-      if (!known || !(resident[i] & 1))
-        pages[missing++] = pages[first + i];
-  }
-  return missing;
 }
 
 static void advise(const struct page *pages, uint32_t count) {
@@ -154,17 +184,17 @@ static void read_through_ring(struct fetch *fetch, uint32_t count) {
 #endif
 
 uint32_t fetch_run(struct fetch *fetch) {
-  uint32_t missing = keep_missing(fetch->pages, fetch->count), earlier = fetch->read;
+  uint32_t count = fetch->count, earlier = fetch->read;
   fetch->count = 0;
   fetch->read = 0;
-  if (!missing)
+  if (!count)
     return earlier;
 #ifdef COLDKV_IO_URING
   if (fetch->method == FETCH_IO_URING) {
-    read_through_ring(fetch, missing);
-    return earlier + missing;
+    read_through_ring(fetch, count);
+    return earlier + count;
   }
 #endif
-  advise(fetch->pages, missing);
-  return earlier + missing;
+  advise(fetch->pages, count);
+  return earlier + count;
 }

@@ -24,13 +24,17 @@ const char *fetch_method_name(enum fetch_method method);
 int fetch_create(struct fetch **fetch, enum fetch_method method, struct error *error);
 void fetch_destroy(struct fetch *fetch); /* NULL is allowed */
 
+/* Forgets what is known of pages, and what was noted. To be called before each lookup, or what else takes moments:
+ * whether a page is in memory is asked once from one call to the next. */
+void fetch_begin(struct fetch *fetch);
+
 /* Notes that `size` bytes at `address`, inside the columns that view_columns gave for this part, will be read. What
- * is in memory for sure (tails) is passed over. Ask in ascending order of address: pages are told apart by that. The
- * view must stay until fetch_run. */
+ * is in memory for sure (tails), found there, or noted before is passed over. In any order; bytes that lie near each
+ * other cost least. The view must stay until fetch_run. */
 void fetch_want(struct fetch *fetch, const struct view *view, uint32_t part, const void *address, size_t size);
 
-/* Reads what was noted and is not in memory, and returns when it is there; the list is empty then. A page that cannot
- * be read is left to the page fault. Returns how many pages were read. */
+/* Reads what was noted, and returns when it is there; the list is empty then, and the pages count as being in memory. A
+ * page that cannot be read is left to the page fault. Returns how many pages were read. */
 uint32_t fetch_run(struct fetch *fetch);
 
 #endif

@@ -140,6 +140,8 @@ uint64_t segment_offset(const struct segment *segment, const void *address) {
 
 void *segment_address(const struct segment *segment) { return (void *)(uintptr_t)segment->bytes; }
 
+size_t segment_size(const struct segment *segment) { return segment->size; }
+
 void segment_keep(struct segment *segment, _Atomic uint64_t *kept, uint64_t budget_bytes) {
   size_t size = scan_bytes(segment);
   _Atomic uint64_t *nowhere = NULL;

@@ -97,8 +97,9 @@ int segment_check_ids(struct segment *segment, bool *fresh, struct error *error)
 int segment_fd(const struct segment *segment);
 uint64_t segment_offset(const struct segment *segment, const void *address);
 
-/* Where its mapping begins, for calls that say what to do with its pages. */
+/* Where its mapping begins, for calls that say what to do with its pages, and how long it is. */
 void *segment_address(const struct segment *segment);
+size_t segment_size(const struct segment *segment);
 
 /* Brings the scan region into memory, once, if `kept` (bytes of all segments so kept) stays within the budget: locked
  * there as far as RLIMIT_MEMLOCK goes, else read and left to the kernel. It may take as long as reading it. Any thread;

@@ -274,6 +274,7 @@ static int run_round(struct bench *bench, uint32_t round, struct error *error) {
       if (result && result != -ERR_NOT_SUPPORTED)
         return result;
     } else {
+      fetch_begin(bench->fetches[way]);
       fetch_all(bench, bench->fetches[way], bench->codes, bench->code_count);
       fetch_all(bench, bench->fetches[way], bench->values, bench->value_count);
       seconds = now_s() - start;
