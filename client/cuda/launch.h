@@ -138,7 +138,7 @@ cudaError_t cuda_decode_launch(const struct cuda_decode_job *job, cudaStream_t s
 /* --- attend.cu ---------------------------------------------------------------------------------------------------- */
 
 /* How the keys of a row are shared out. A block of the grid takes `keys` keys, all of them far (sinks and slots) or all
- * of them in the hot window, for `tile` query heads of one kv head. The last to come adds up. */
+ * of them in the hot window, for `tile` query heads of one kv head. */
 struct cuda_plan {
   uint32_t keys, far_splits, hot_splits, tile, tiles;
 };
@@ -158,6 +158,7 @@ struct cuda_attend_job {
   const uint32_t *index;            /* [count][heads][k]: places in the head's union */
   const uint32_t *slot_counts;      /* [count][heads]; NULL: no slots */
   uint32_t slots_rotated;           /* else by their place in the row, from `table` */
+  uint32_t cluster;                 /* set by the launch: the blocks of a row and kv head are one */
   const float *rows, *unrotate, *table;
   float scale;                      /* softmax_scale / ln 2 */
   float *partial;                   /* [count * tiles][heads][splits][tile][d], then [..][2]: maximum and sum */

@@ -5,7 +5,6 @@
 #include "proto/crc32c.h"
 
 enum {
-  KEYS_MIN = 32,          /* that a block of 16 half warps takes at once, two each */
   TILE_MAX = 4,           /* query heads of a block */
   BLOCKS_PER_PROCESSOR = 2,
   SPLITS_MAX = 48,        /* what a block can add up */
@@ -26,14 +25,14 @@ static uint32_t divide_up(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
 
 struct plan_attend plan_attend(uint32_t rows, uint32_t heads, uint32_t group, uint32_t far, uint32_t hot,
                                uint32_t processors) {
-  struct plan_attend plan = {.keys = KEYS_MIN, .tile = group == 1 ? 1 : TILE_MAX};
+  struct plan_attend plan = {.keys = PLAN_KEYS, .tile = group == 1 ? 1 : TILE_MAX};
   plan.tiles = divide_up(group, plan.tile);
   uint64_t rest = (uint64_t)rows * heads * plan.tiles, wanted = BLOCKS_PER_PROCESSOR * (uint64_t)processors / rest;
-  uint32_t most = divide_up(far + hot, KEYS_MIN);
+  uint32_t most = divide_up(far + hot, PLAN_KEYS);
   most = most < SPLITS_MAX ? most : SPLITS_MAX;
   uint32_t splits = wanted < 1 ? 1 : wanted < most ? (uint32_t)wanted : most;
   if (splits && far + hot)
-    plan.keys = divide_up(divide_up(far + hot, splits), KEYS_MIN) * KEYS_MIN;
+    plan.keys = divide_up(divide_up(far + hot, splits), PLAN_KEYS) * PLAN_KEYS;
   plan.far_splits = divide_up(far, plan.keys);
   plan.hot_splits = divide_up(hot, plan.keys);
   return plan;

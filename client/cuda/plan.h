@@ -8,6 +8,25 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* How attend.cu is built; to be tried out with -D, of plan.c, attend.cu and tests alike. */
+#ifndef COLDKV_ATTEND_KEYS
+#define COLDKV_ATTEND_KEYS 2 /* that half a warp has under way at once: 1 to 4 */
+#endif
+#ifndef COLDKV_ATTEND_CLUSTER
+#define COLDKV_ATTEND_CLUSTER 0 /* blocks that add up as one cluster: 0, or up to 12; 8 are possible everywhere */
+#endif
+#ifndef COLDKV_ATTEND_ASYNC
+#define COLDKV_ATTEND_ASYNC 0 /* 1: they send with st.async, else they store and meet */
+#endif
+enum {
+  PLAN_KEYS = 16 * COLDKV_ATTEND_KEYS, /* that a block takes at once */
+  PLAN_CLUSTER = COLDKV_ATTEND_CLUSTER,
+};
+
 /* Entry 256 j + i is what a byte i that j bytes follow, all zero, adds to a CRC-32C ("slicing by 4"). */
 enum { PLAN_CRC_TABLE = 4 * 256 };
 void plan_crc_table(uint32_t table[PLAN_CRC_TABLE]);
@@ -28,5 +47,9 @@ size_t plan_partial(const struct plan_attend *plan, uint32_t rows, uint32_t head
 /* The most that any number of rows up to `rows` needs. */
 size_t plan_partial_max(uint32_t rows, uint32_t heads, uint32_t group, uint32_t far, uint32_t hot, uint32_t head_dim,
                         uint32_t processors);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -36,6 +36,17 @@ __device__ __forceinline__ float load_any(const void *data, uint32_t type, size_
   }
 }
 
+/* The same in two steps, so that nothing has to wait between them. */
+__device__ __forceinline__ uint32_t load_raw(const void *data, uint32_t type, size_t i) {
+  return type == CUDA_F32 ? static_cast<const uint32_t *>(data)[i] : static_cast<const uint16_t *>(data)[i];
+}
+__device__ __forceinline__ float widen_raw(uint32_t raw, uint32_t type) {
+  uint16_t low = static_cast<uint16_t>(raw);
+  return type == CUDA_F32   ? __uint_as_float(raw)
+         : type == CUDA_F16 ? widen(*reinterpret_cast<const __half *>(&low))
+                            : __uint_as_float(raw << 16);
+}
+
 __device__ __forceinline__ void store_any(void *data, uint32_t type, size_t i, float x) {
   switch (type) {
   case CUDA_F32: static_cast<float *>(data)[i] = x; break;

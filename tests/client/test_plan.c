@@ -42,7 +42,7 @@ static void test_shares(void **state) {
       for (size_t i = 0; i < sizeof groups / sizeof *groups * 100; i++) {
         uint32_t group = groups[i / 100], far = all[i / 10 % 10], hot = all[i % 10];
         struct plan_attend plan = plan_attend(rows, heads, group, far, hot, 132);
-        assert_true(plan.keys >= 32 && plan.keys % 32 == 0);
+        assert_true(plan.keys && plan.keys % PLAN_KEYS == 0);
         assert_true(plan.far_splits * plan.keys >= far && plan.hot_splits * plan.keys >= hot);
         assert_true(!plan.far_splits || (plan.far_splits - 1) * plan.keys < far);
         assert_true(!plan.hot_splits || (plan.hot_splits - 1) * plan.keys < hot);

@@ -144,11 +144,12 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> run) { return enq
 } // namespace
 
 cudaError_t emulation::launch(dim3 grid, dim3 block, bool all_at_a_time, cudaStream_t stream,
-                              std::function<void()> kernel) {
+                              std::function<void()> kernel, unsigned cluster) {
   unsigned blocks = grid.x * grid.y * grid.z;
-  if (blocks == 0 || block.x == 0 || (all_at_a_time && blocks > PROCESSORS * BLOCKS_PER_PROCESSOR))
+  if (blocks == 0 || block.x == 0 || (all_at_a_time && blocks > PROCESSORS * BLOCKS_PER_PROCESSOR) ||
+      cluster > CLUSTER_MAX || grid.x % cluster)
     return cudaErrorInvalidValue;
-  return enqueue(stream, [=] { emulation::run_grid(grid, block.x, all_at_a_time, kernel); });
+  return enqueue(stream, [=] { emulation::run_grid(grid, block.x, all_at_a_time, kernel, cluster); });
 }
 
 extern "C" {
@@ -183,6 +184,12 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int) {
   properties->cooperativeLaunch = 1;
   properties->l2CacheSize = 1 << 20;
   properties->totalGlobalMem = 1 << 30;
+  return cudaSuccess;
+}
+
+/* Clusters are there or not, so that kernels are run both ways. */
+cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr, int) {
+  *value = static_cast<int>(emulation::chance() % 2);
   return cudaSuccess;
 }
 
