@@ -8,50 +8,14 @@
 // Where d is 64 or 128, four threads take a vector, eight vectors a warp at a time, keys first. Thread m of the four
 // has the coordinates 4m .. 4m + 3 of every 16, which are four of the lanes of RECORD.md: sums are made in one thread
 // before the tree, and most of the transform needs nobody else. Any other d goes through shared memory, a warp each.
-#include "client/cuda/codec.cuh"
+#include "client/cuda/encode.cuh"
+#include "client/cuda/encode128.cuh"
 
 namespace {
 
 enum { WARPS = 8, THREADS = 32 * WARPS, WARPS_PER_PROCESSOR = 16 };
 enum { STAGE = 32 /* records of a warp at a time */, STRIDE = 27 /* words of one there; odd for banks */ };
 enum { VECTORS = 8, THREADS_PER_VECTOR = 4 /* of d = 64 and 128 */ };
-
-/* What one warp has to do: a run of tokens of one (layer, head). */
-struct Run {
-  uint32_t place, layer, head, begin, end;
-};
-
-__device__ __forceinline__ bool run_of(const cuda_encode_job &job, uint32_t warp, uint32_t tokens, Run &run) {
-  uint32_t runs = (job.count + tokens - 1) / tokens;
-  run.place = warp / runs;
-  run.layer = run.place / job.shape.heads;
-  run.head = run.place % job.shape.heads;
-  run.begin = warp % runs * tokens;
-  run.end = min(job.count, run.begin + tokens);
-  return run.place < job.shape.layers * job.shape.heads;
-}
-
-__device__ __forceinline__ size_t ring_at(const cuda_encode_job &job, const Run &run, uint32_t i) {
-  return (static_cast<size_t>(run.place) * CUDA_RING + (job.first + i) % CUDA_RING) * job.shape.d;
-}
-
-__device__ __forceinline__ uint32_t *record_at(const cuda_encode_job &job, const Run &run, uint32_t i) {
-  size_t at = static_cast<size_t>(i) * job.shape.layers * job.shape.heads + run.place;
-  return reinterpret_cast<uint32_t *>(job.records + at * CUDA_RECORD);
-}
-
-__device__ __forceinline__ void load_table(const uint32_t *from, uint32_t *table) {
-  for (uint32_t i = threadIdx.x; i < CUDA_CRC_TABLE / 4; i += THREADS)
-    reinterpret_cast<uint4 *>(table)[i] = reinterpret_cast<const uint4 *>(from)[i];
-  __syncthreads();
-}
-
-/* The CRC-32C of what came before and one more word, "slicing by 4". */
-__device__ __forceinline__ uint32_t crc_word(const uint32_t *table, uint32_t crc, uint32_t word) {
-  uint32_t bytes = crc ^ word;
-  return table[3 * 256 + (bytes & 255)] ^ table[2 * 256 + (bytes >> 8 & 255)] ^ table[256 + (bytes >> 16 & 255)] ^
-         table[bytes >> 24];
-}
 
 /* Seals and writes the records of tokens first .. first + count - 1 of a run, which lie in the stage: all threads. */
 __device__ __forceinline__ void seal(const cuda_encode_job &job, const Run &run, const uint32_t *table,
@@ -63,9 +27,7 @@ __device__ __forceinline__ void seal(const cuda_encode_job &job, const Run &run,
 #pragma unroll 5
     for (int i = 0; i < CUDA_RECORD / 4 - 1; i++)
       crc = crc_word(table, crc, words[i]);
-    crc = crc_word(table, crc, run.layer | run.head << 16);
-    crc = crc_word(table, crc, static_cast<uint32_t>(token));
-    words[CUDA_RECORD / 4 - 1] = ~crc_word(table, crc, static_cast<uint32_t>(token >> 32));
+    words[CUDA_RECORD / 4 - 1] = crc_place(table, crc, run, token);
   }
   __syncwarp();
   if (lane < CUDA_RECORD / 4) {
@@ -176,16 +138,6 @@ __device__ __forceinline__ float find_level(const float *thresholds, const float
     return less_levels[0];
   else
     return find_level<BITS - 1>(less_thresholds, less_levels, a, bits);
-}
-
-/* Sets a bit by one instruction that depends on the condition; left alone, compilers make two of it. */
-__device__ __forceinline__ void set(uint32_t &bits, int i, bool condition) {
-#ifdef __CUDACC__
-  asm("{ .reg .pred p; setp.ne.u32 p, %1, 0; @p or.b32 %0, %0, %2; }"
-      : "+r"(bits) : "r"(static_cast<uint32_t>(condition)), "r"(1u << i));
-#else
-  bits |= condition ? 1u << i : 0;
-#endif
 }
 
 /* A plane of a vector's bits: coordinate 16 t + 4 m + r is bit 4 t + r of thread m. Returns 32 of them as they lie in a
@@ -305,6 +257,7 @@ __global__ void __launch_bounds__(THREADS, 2)
   __shared__ __align__(16) uint32_t table[CUDA_CRC_TABLE];
   __shared__ Memory<D> memories[WARPS];
   load_table(job.crc_table, table);
+  __syncthreads();
   uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, m = lane % THREADS_PER_VECTOR;
   uint32_t vector = lane / THREADS_PER_VECTOR;
   Run run;
@@ -392,6 +345,7 @@ __global__ void __launch_bounds__(THREADS)
   __shared__ __align__(16) uint32_t table[CUDA_CRC_TABLE];
   __shared__ Scratch memory[WARPS];
   load_table(job.crc_table, table);
+  __syncthreads();
   uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = job.shape.d;
   Run run;
   if (!run_of(job, blockIdx.x * WARPS + warp, tokens, run))
@@ -428,6 +382,15 @@ __global__ void __launch_bounds__(THREADS)
     report(job.found, job.first);
 }
 
+template <typename T> cudaError_t launch128(const cuda_encode_job *job, uint32_t processors, cudaStream_t stream) {
+  RowSigns signs;
+  for (uint32_t i = 0; i < ROW_D; i++)
+    signs.signs[i] = job->codec.signs[0][i / 32] >> i % 32 & 1 ? -1.0f : 1.0f;
+  uint32_t runs = job->shape.layers * job->shape.heads * ((job->count + ROW_RUN - 1) / ROW_RUN);
+  uint32_t blocks = min((runs + ROW_WARPS - 1) / ROW_WARPS, processors * ROW_BLOCKS);
+  return enqueue(encode128_kernel<T>, blocks, ROW_THREADS, stream, *job, signs);
+}
+
 template <typename T> cudaError_t launch(const cuda_encode_job *job, uint32_t processors, cudaStream_t stream) {
   uint32_t places = job->shape.layers * job->shape.heads;
   uint64_t all = static_cast<uint64_t>(places) * job->count;
@@ -435,7 +398,7 @@ template <typename T> cudaError_t launch(const cuda_encode_job *job, uint32_t pr
   tokens = min(max(tokens / VECTORS * VECTORS, static_cast<uint32_t>(VECTORS)), static_cast<uint32_t>(STAGE));
   uint32_t warps = places * ((job->count + tokens - 1) / tokens), blocks = (warps + WARPS - 1) / WARPS;
   switch (job->shape.d) {
-  case 128: return enqueue(encode_kernel<T, 8, 2, 2>, blocks, THREADS, stream, *job, tokens);
+  case 128: return launch128<T>(job, processors, stream);
   case 64: return enqueue(encode_kernel<T, 4, 4, 5>, blocks, THREADS, stream, *job, tokens);
   default: return enqueue(encode_any_kernel<T>, blocks, THREADS, stream, *job, tokens);
   }

@@ -10,6 +10,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <string.h>
+
 namespace {
 
 /* Enqueues a kernel with these arguments. */
@@ -70,7 +72,8 @@ template <typename T> struct Eight {
       words[i] = make_uint4(0, 0, 0, 0);
   }
   __device__ __forceinline__ void widen_to(float *x) const {
-    const T *numbers = reinterpret_cast<const T *>(words);
+    T numbers[8];
+    memcpy(numbers, words, sizeof numbers);
 #pragma unroll
     for (int i = 0; i < 8; i++)
       x[i] = widen(numbers[i]);
