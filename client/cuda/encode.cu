@@ -5,9 +5,10 @@
 // layer and kv head; their records are put together in shared memory, sealed by a thread each, and written one after
 // the other.
 //
-// Where d is 64 or 128, four threads take a vector, eight vectors a warp at a time, keys first. Thread m of the four
-// has the coordinates 4m .. 4m + 3 of every 16, which are four of the lanes of RECORD.md: sums are made in one thread
-// before the tree, and most of the transform needs nobody else. Any other d goes through shared memory, a warp each.
+// Where d is 64, four threads take a vector, eight vectors a warp at a time, keys first. Thread m of the four has the
+// coordinates 4m .. 4m + 3 of every 16, which are four of the lanes of RECORD.md: sums are made in one thread before
+// the tree, and most of the transform needs nobody else. Where d is 128, encode128.cuh has them. Any other d goes
+// through shared memory, a warp each.
 #include "client/cuda/encode.cuh"
 #include "client/cuda/encode128.cuh"
 
@@ -15,7 +16,7 @@ namespace {
 
 enum { WARPS = 8, THREADS = 32 * WARPS, WARPS_PER_PROCESSOR = 16 };
 enum { STAGE = 32 /* records of a warp at a time */, STRIDE = 27 /* words of one there; odd for banks */ };
-enum { VECTORS = 8, THREADS_PER_VECTOR = 4 /* of d = 64 and 128 */ };
+enum { VECTORS = 8, THREADS_PER_VECTOR = 4 /* of d = 64 */ };
 
 /* Seals and writes the records of tokens first .. first + count - 1 of a run, which lie in the stage: all threads. */
 __device__ __forceinline__ void seal(const cuda_encode_job &job, const Run &run, const uint32_t *table,
@@ -40,7 +41,7 @@ __device__ __forceinline__ void seal(const cuda_encode_job &job, const Run &run,
   __syncwarp();
 }
 
-/* --- d = 64 and 128 ----------------------------------------------------------------------------------------------- */
+/* --- d = 64 ------------------------------------------------------------------------------------------------------ */
 
 /* Four numbers as they lie in memory, side by side. */
 template <typename T> struct alignas(4 * sizeof(T)) Four {

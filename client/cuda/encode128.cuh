@@ -2,12 +2,17 @@
 // SPDX-FileCopyrightText: The coldkv authors
 //
 // Encoding where d is 128: a thread takes a vector, so that nothing of a transform, a sum or a plane is another
-// thread's, and what is done once for a vector is done once. A warp takes 32 tokens of one layer and kv head: keys, then
-// values by the same instructions, then their records. Vectors come through shared memory, a row each.
+// thread's, and what is done once for a vector is done once. A warp takes 32 tokens of one layer and kv head: keys,
+// then values by the same instructions, then their records. Vectors come through shared memory, a row each.
 #ifndef COLDKV_CLIENT_CUDA_ENCODE128_CUH
 #define COLDKV_CLIENT_CUDA_ENCODE128_CUH
 
 #include "client/cuda/encode.cuh"
+
+/* To be tried: blocks of a multiprocessor, 2 or 3; COLDKV_ENCODE_SQUARES looks squares of levels up, too. */
+#ifndef COLDKV_ENCODE_BLOCKS
+#define COLDKV_ENCODE_BLOCKS 3
+#endif
 
 namespace {
 
@@ -16,7 +21,7 @@ enum {
   ROW_RUN = 32,                    /* tokens of a warp at a time */
   ROW_WARPS = 4,
   ROW_THREADS = 32 * ROW_WARPS,
-  ROW_BLOCKS = 3,                  /* of a multiprocessor: what registers allow */
+  ROW_BLOCKS = COLDKV_ENCODE_BLOCKS, /* of a multiprocessor: what registers allow */
   ROW_PIECE = 256,                 /* bytes of a vector that are fetched at a time */
   ROW_STRIDE = ROW_PIECE + 16,     /* in shared memory: the 16 bytes for the banks */
   ROW_WORDS = ROW_D / 32,
@@ -139,25 +144,21 @@ struct RowCode {
   uint32_t signs[ROW_WORDS], planes[2][ROW_WORDS], scale;
 };
 
-/* `tiny`: there may be zeros with a sign. */
-template <bool ALWAYS_TINY> __device__ __forceinline__ void take_signs(const float *x, bool tiny, uint32_t *signs) {
-  if (ALWAYS_TINY || tiny) {
+__device__ __forceinline__ void take_sign_bits(const float *x, uint32_t *signs) {
 #pragma unroll
-    for (int w = 0; w < ROW_WORDS; w++) {
-      signs[w] = 0;
+  for (int w = 0; w < ROW_WORDS; w++) {
+    signs[w] = 0;
 #pragma unroll
-      for (int i = 0; i < 32; i++)
-        set(signs[w], i, x[32 * w + i] < 0);
-    }
-  } else {
-#pragma unroll
-    for (int w = 0; w < ROW_WORDS; w++) {
-      signs[w] = 0;
-#pragma unroll
-      for (int i = 31; i >= 0; i--)
-        signs[w] = signs[w] << 1 | __float_as_uint(x[32 * w + i]) >> 31;
-    }
+    for (int i = 31; i >= 0; i--)
+      signs[w] = signs[w] << 1 | __float_as_uint(x[32 * w + i]) >> 31;
   }
+}
+
+__device__ __forceinline__ void clear_signs_of_zeros(const float *x, uint32_t *signs) {
+#pragma unroll
+  for (int i = 0; i < ROW_D; i++)
+    if (x[i] == 0)
+      signs[i / 32] &= ~(1u << i % 32);
 }
 
 /* Two index bits of each of two magnitudes, from bit 3 on. */
@@ -171,10 +172,25 @@ __device__ __forceinline__ uint32_t two_indices(const float *thresholds, float a
   return bits;
 }
 
-/* Returns false when there is no record of the rotated vector. `pairs` are the levels of two_indices, in shared memory. */
-__device__ __forceinline__ bool quantize_row(const float *x, const cuda_split &split, const uint8_t *pairs,
+#ifdef COLDKV_ENCODE_SQUARES
+__device__ __forceinline__ float2 square_pair(const uint8_t *pair, float2) {
+  return *reinterpret_cast<const float2 *>(pair + 16 * sizeof(float2));
+}
+#else
+__device__ __forceinline__ float2 square_pair(const uint8_t *, float2 levels) {
+  return make_float2(levels.x * levels.x, levels.y * levels.y);
+}
+#endif
+
+/* Returns false when there is no record of the rotated vector. `pairs` in shared memory are the levels of what
+ * two_indices gives. */
+__device__ __forceinline__ bool quantize_row(const float *x, const cuda_split &split, const uint8_t *pairs, bool tiny,
                                              RowCode &code) {
-  float sum = sum_of_squares(x), inverse = inverse_rms(sum, ROW_D), rms = sqrtf(sum / ROW_D), thresholds[3];
+  take_sign_bits(x, code.signs);
+  float sum = sum_of_squares(x);
+  if (tiny)
+    clear_signs_of_zeros(x, code.signs);
+  float inverse = inverse_rms(sum, ROW_D), rms = sqrtf(sum / ROW_D), thresholds[3];
 #pragma unroll
   for (int t = 0; t < 3; t++)
     thresholds[t] = own_threshold(split.thresholds[0][t], split.thresholds[0][t] * rms, inverse);
@@ -189,13 +205,13 @@ __device__ __forceinline__ bool quantize_row(const float *x, const cuda_split &s
       for (int o = 0; o < 2; o++) {
         float a = fabsf(x[at + o]), b = fabsf(x[at + o + 2]);
         uint32_t bits = two_indices(thresholds, a, b), *to = o ? odd : even;
-        float2 levels = *reinterpret_cast<const float2 *>(pairs + bits);
+        float2 levels = *reinterpret_cast<const float2 *>(pairs + bits), squares = square_pair(pairs + bits, levels);
         to[w] = shift ? to[w] + (bits << (shift ? shift - 3 : 0)) : bits >> 3;
         float *product = products + first + o, *weight = weights + first + o;
         product[0] = t ? product[0] + a * levels.x : a * levels.x;
         product[2] = t ? product[2] + b * levels.y : b * levels.y;
-        weight[0] = t ? weight[0] + levels.x * levels.x : levels.x * levels.x;
-        weight[2] = t ? weight[2] + levels.y * levels.y : levels.y * levels.y;
+        weight[0] = t ? weight[0] + squares.x : squares.x;
+        weight[2] = t ? weight[2] + squares.y : squares.y;
       }
     }
 #pragma unroll
@@ -213,7 +229,7 @@ __device__ __forceinline__ uint32_t across(uint32_t first, uint32_t second) { re
 
 /* A record but for its CRC. */
 __device__ __forceinline__ void put_together(const RowCode &key, const RowCode &value, uint32_t *words) {
-  uint32_t from[2 * ROW_WORDS + 3 * ROW_WORDS];
+  uint32_t from[5 * ROW_WORDS];
 #pragma unroll
   for (int w = 0; w < ROW_WORDS; w++) {
     words[w] = key.signs[w];
@@ -244,9 +260,15 @@ __device__ __forceinline__ void write_records(const cuda_encode_job &job, const 
     const uint2 *from = reinterpret_cast<const uint2 *>(stage) + lane;
     size_t step = static_cast<size_t>(job.shape.layers) * job.shape.heads * CUDA_RECORD;
     uint8_t *to = reinterpret_cast<uint8_t *>(record_at(job, run, run.begin)) + r * step + lane % PARTS * 8;
-#pragma unroll 8
-    for (; r < count; r += AT_A_TIME, from += AT_A_TIME * PARTS, to += AT_A_TIME * step)
-      *reinterpret_cast<uint2 *>(to) = *from;
+    if (count == ROW_RUN) {
+#pragma unroll
+      for (int i = 0; i < ROW_RUN / AT_A_TIME; i++, to += AT_A_TIME * step)
+        *reinterpret_cast<uint2 *>(to) = from[i * AT_A_TIME * PARTS];
+    } else {
+#pragma unroll 1
+      for (; r < count; r += AT_A_TIME, from += AT_A_TIME * PARTS, to += AT_A_TIME * step)
+        *reinterpret_cast<uint2 *>(to) = *from;
+    }
   }
   __syncwarp();
 }
@@ -256,13 +278,13 @@ template <typename T> __device__ constexpr bool is_half(T) { return false; }
 
 /* Means with signs into shared memory; whether a difference from one may be so small that a product with it is 0 or
  * not a normal number: numbers of fp16 are multiples of 2^-24, such means of 2^-123. */
-__device__ __forceinline__ bool take_means(const float *mean, const RowSigns &signs, float *to, uint32_t lane) {
+__device__ __forceinline__ bool take_means(const float *mean, const uint32_t *signs, float *to, uint32_t lane) {
   bool tiny = false;
 #pragma unroll
   for (int c = 0; c < ROW_D; c += 32) {
     float x = mean[c + lane];
     tiny |= x != 0 && fabsf(x) < 0x1p-100f;
-    to[c + lane] = -x * signs.signs[c + lane];
+    to[c + lane] = signs[c / 32] >> lane & 1 ? x : -x;
   }
   return tiny;
 }
@@ -273,13 +295,16 @@ __global__ void __launch_bounds__(ROW_THREADS, ROW_BLOCKS)
     encode128_kernel(const __grid_constant__ cuda_encode_job job, const __grid_constant__ RowSigns signs) {
   enum { PIECES = ROW_D * sizeof(T) / ROW_PIECE };
   __shared__ __align__(16) uint32_t table[CUDA_CRC_TABLE];
-  __shared__ __align__(16) float2 pairs[16];
+  __shared__ __align__(16) float2 pairs[2 * 16]; /* levels, their squares */
   __shared__ RowMemory memories[ROW_WARPS];
   uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   RowMemory &memory = memories[warp];
   load_table(job.crc_table, table);
-  if (threadIdx.x < 16)
-    pairs[threadIdx.x] = make_float2(job.key.levels[0][threadIdx.x % 4], job.key.levels[0][threadIdx.x / 4]);
+  if (threadIdx.x < 16) {
+    float a = job.key.levels[0][threadIdx.x % 4], b = job.key.levels[0][threadIdx.x / 4];
+    pairs[threadIdx.x] = make_float2(a, b);
+    pairs[16 + threadIdx.x] = make_float2(a * a, b * b);
+  }
   __syncthreads();
   Run run;
   bool good = true;
@@ -288,9 +313,9 @@ __global__ void __launch_bounds__(ROW_THREADS, ROW_BLOCKS)
     uint32_t first = (job.first + run.begin) % CUDA_RING;
     const uint8_t *vectors = static_cast<const uint8_t *>(job.keys) + place * CUDA_RING * ROW_D * sizeof(T);
     fetch<T>(vectors, first, 0, memory.rows, lane);
-    bool tiny = take_means(job.mean_k + place * ROW_D, signs, memory.minus_means[0], lane);
-    tiny |= take_means(job.mean_v + place * ROW_D, signs, memory.minus_means[1], lane);
-    tiny = __ballot_sync(ALL, tiny) != 0;
+    bool tiny = take_means(job.mean_k + place * ROW_D, job.codec.signs[0], memory.minus_means[0], lane);
+    tiny |= take_means(job.mean_v + place * ROW_D, job.codec.signs[0], memory.minus_means[1], lane);
+    tiny = !is_half(T()) || __ballot_sync(ALL, tiny) != 0;
     RowCode codes[2];
 #pragma unroll 1
     for (int which = 0; which < 2; which++) {
@@ -311,8 +336,8 @@ __global__ void __launch_bounds__(ROW_THREADS, ROW_BLOCKS)
       }
       transform(x);
       RowCode code;
-      take_signs<!is_half(T())>(x, tiny, code.signs);
-      good &= quantize_row(x, job.key, reinterpret_cast<const uint8_t *>(pairs), code) || run.begin + lane >= run.end;
+      bool fine = quantize_row(x, job.key, reinterpret_cast<const uint8_t *>(pairs), tiny, code);
+      good &= fine || run.begin + lane >= run.end; /* past the end lies anything */
       codes[0] = which ? codes[0] : code;
       codes[1] = code;
     }
