@@ -185,15 +185,20 @@ static void scan_rows(struct lookup_scratch *scratch, const struct lookup_team *
 
 /* --- rescoring and winners --------------------------------------------------------------------------------------- */
 
+/* Asks for what rescoring reads of a record. */
+static void prefetch_key(struct place place) {
+  __builtin_prefetch(place_k_mag(place));
+  __builtin_prefetch(place_signature(place));
+  __builtin_prefetch(place_k_scale(place));
+}
+
 /* Finds where candidate i lies and asks for what rescoring it reads. */
 static void fetch(const struct lookup_scratch *scratch, const struct select *select, uint32_t i, uint32_t end,
                   struct place places[RESCORE_AHEAD]) {
   if (i >= end)
     return;
   struct place place = range_at(&scratch->range, select_key_ordinal(select->keys[i]));
-  __builtin_prefetch(place_k_mag(place));
-  __builtin_prefetch(place_signature(place));
-  __builtin_prefetch(place_k_scale(place));
+  prefetch_key(place);
   places[i % RESCORE_AHEAD] = place;
 }
 
@@ -207,7 +212,8 @@ static void fetch_codes(const struct lookup_scratch *scratch, const struct looku
   cold->run(cold->context);
 }
 
-/* The same for the values of the first `count` keys; what is in memory comes to the cache meanwhile. */
+/* The same for the values of the first `count` keys; what is in memory comes to the cache meanwhile. Where somebody
+ * else has rescored, the key codes have not been looked at here. */
 static void fetch_values(const struct lookup_scratch *scratch, const struct lookup_fetch *cold, const uint64_t *keys,
                          uint32_t count) {
   for (uint32_t i = 0; i < count; i++) {
@@ -217,10 +223,14 @@ static void fetch_values(const struct lookup_scratch *scratch, const struct look
     const uint8_t *v_scale = columns->v_scale + (size_t)place.entry * RECORD_V_SCALE_BYTES;
     const uint8_t *crc = columns->crc + (size_t)place.entry * RECORD_CRC_BYTES;
     if (cold) {
+      if (scratch->rescored)
+        cold->want(cold->context, columns, place_k_mag(place), RECORD_K_MAG_BYTES);
       cold->want(cold->context, columns, v_code, RECORD_V_CODE_BYTES);
       cold->want(cold->context, columns, v_scale, RECORD_V_SCALE_BYTES);
       cold->want(cold->context, columns, crc, RECORD_CRC_BYTES);
     }
+    if (scratch->rescored)
+      prefetch_key(place);
     __builtin_prefetch(v_code);
     __builtin_prefetch(v_code + RECORD_V_CODE_BYTES - 1);
     __builtin_prefetch(v_scale);
@@ -305,9 +315,10 @@ static int check_request(const struct lookup_request *request, struct error *err
   return 0;
 }
 
+/* Who has rescored what was given has prepared them, and found them finite. */
 static int prepare_queries(struct lookup_scratch *scratch, const struct lookup_request *request, struct error *error) {
   struct query *queries = scratch->queries.data;
-  for (uint32_t r = 0; r < request->rows; r++)
+  for (uint32_t r = 0; r < request->rows && !scratch->rescored; r++)
     if (!scratch->kernels->prepare(&queries[r], request->head_dim, request->queries + r * request->row_stride))
       return error_set(error, ERR_BAD_PARAMS, "query row %u is not finite (layer %u, kv head %u)", r, request->layer,
                        request->head);

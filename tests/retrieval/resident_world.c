@@ -100,11 +100,29 @@ static int start(struct wanted *wanted, struct query *queries, struct resident_f
   return result <= 0 ? result : resident_finish(world.resident, found, &error) < 0 ? -1 : 1;
 }
 
+/* Tokens whose key codes, and values, a lookup has asked for before it read them. */
+struct asked {
+  bool codes[TOKENS], values[TOKENS];
+};
+
+static void note(void *context, const struct record_columns *part, const void *address, size_t size) {
+  struct asked *asked = context;
+  uintptr_t code = (uintptr_t)address - (uintptr_t)part->k_mag, value = (uintptr_t)address - (uintptr_t)part->v_code;
+  if (size == RECORD_K_MAG_BYTES && code / RECORD_K_MAG_BYTES < part->count)
+    asked->codes[part->first + code / RECORD_K_MAG_BYTES] = true;
+  if (size == RECORD_V_CODE_BYTES && value / RECORD_V_CODE_BYTES < part->count)
+    asked->values[part->first + value / RECORD_V_CODE_BYTES] = true;
+}
+
+static void fetch(void *context) { (void)context; }
+
 static void compare_head(const struct wanted *wanted, uint32_t head, const struct lookup_found *found) {
   static struct lookup_scratch *scratch;
   struct record_columns parts[PARTS];
   struct lookup_answer alone, helped;
   struct error error = {0};
+  struct asked asked = {0};
+  const struct lookup_fetch cold = {note, fetch, &asked};
   uint32_t n = parts_of(wanted, head, parts), k = k_of(wanted);
   struct lookup_request request = {.mode = wanted->mode, .head_dim = 128, .layer = wanted->layer, .head = head,
                                    .rows = wanted->rows, .k = k, .candidates = wanted->candidates,
@@ -116,7 +134,10 @@ static void compare_head(const struct wanted *wanted, uint32_t head, const struc
   answer_make(&helped, wanted->rows, k);
   assert_int_equal(lookup_run(scratch, &request, parts, n, &alone, &error), 0);
   request.found = found;
+  request.fetch = &cold;
   assert_int_equal(lookup_run(scratch, &request, parts, n, &helped, &error), 0);
+  for (uint32_t i = 0; i < helped.count && !helped.bad_records; i++) /* what takes a bad one's place comes by itself */
+    assert_true(asked.codes[helped.tokens[i]] && asked.values[helped.tokens[i]]);
   assert_int_equal(helped.count, alone.count);
   assert_int_equal(helped.scanned, alone.scanned);
   assert_int_equal(helped.rescored, alone.rescored);
