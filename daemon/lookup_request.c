@@ -329,6 +329,14 @@ static void run_heads(struct lookup_work *work, uint32_t heads, struct lookup_wo
     head_task(work, head, worker);
 }
 
+static size_t answer_bytes(const struct msg_lookup_head *heads, uint32_t count) {
+  size_t bytes = MESSAGE_OVERHEAD_BYTES;
+  for (uint32_t i = 0; i < count; i++)
+    bytes += heads[i].tokens.size + heads[i].records.size + heads[i].index.size + heads[i].scores.size +
+             HEAD_OVERHEAD_BYTES;
+  return bytes;
+}
+
 void lookup_run_job(struct job *job, void *worker_state) {
   struct request *request = request_of(job);
   struct lookup_worker *worker = worker_state;
@@ -358,5 +366,6 @@ void lookup_run_job(struct job *job, void *worker_state) {
   };
   atomic_fetch_add(&request->server->counters.lookups, 1);
   atomic_fetch_add(&request->server->counters.lookup_rows, lookup->rows);
+  request_expect(request, answer_bytes(answers, heads));
   request_answer(request, &answer);
 }

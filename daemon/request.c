@@ -164,6 +164,12 @@ void request_read(struct request *request) {
   read_view(request);
 }
 
+void request_expect(struct request *request, size_t bytes) {
+  char *data = request->reply.data ? NULL : malloc(bytes);
+  if (data)
+    request->reply = (msgpack_sbuffer){.data = data, .alloc = bytes};
+}
+
 void request_answer(struct request *request, const void *result) {
   request_result(request, 0);
   if (rpc_pack_result(&request->packer, request->rpc.id, methods[request->method].result, result))

@@ -84,6 +84,10 @@ static inline int request_result(struct request *request, int result) {
   return result;
 }
 
+/* Makes room for an answer of so many bytes, that it need not grow to them; without memory for it nothing happens, and
+ * the answer grows as far as it can. Any thread. */
+void request_expect(struct request *request, size_t bytes);
+
 /* Packs the answer of a request that succeeded; out of memory turns into its error. Any thread. */
 void request_answer(struct request *request, const void *result);
 
