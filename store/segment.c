@@ -314,7 +314,8 @@ static int check_run(struct segment *segment, _Atomic uint32_t *state, uint32_t 
   if (fresh)
     *fresh = false;
   uint32_t known = atomic_load_explicit(state, memory_order_acquire);
-  if (known == PAGES_UNKNOWN) {
+  bool first_time = known == PAGES_UNKNOWN;
+  if (first_time) {
     known = PAGES_GOOD;
     for (uint32_t page = first; page < first + count && known == PAGES_GOOD; page++)
       if (!page_good(segment, page))
@@ -324,7 +325,8 @@ static int check_run(struct segment *segment, _Atomic uint32_t *state, uint32_t 
   int result = segment_check_readable(segment, fresh, error);
   if (result)
     return result;
-  atomic_store_explicit(state, known, memory_order_release);
+  if (first_time) /* threads that look at the same segments would else take its cache line from each other */
+    atomic_store_explicit(state, known, memory_order_release);
   if (known == PAGES_GOOD)
     return 0;
   bool before = atomic_exchange(&segment->bad, true);
