@@ -38,10 +38,12 @@ struct gpu_job {
 };
 
 /* What the blocks that share a job tell each other. All zero before the first launch; every launch leaves `arrived`,
- * `gathered`, `sampled`, `counted` and `bins` zero. */
+ * `gathered`, `tickets`, `sampled`, `counted` and `bins` zero. */
 struct gpu_group {
+  unsigned long long gathered;  /* high half: blocks that have been through; low half: keys that they have, more than
+                                   `capacity` when some do not fit */
   uint32_t arrived, generation; /* barrier */
-  uint32_t gathered;            /* keys that were wanted to be gathered, more than `capacity` when some did not fit */
+  uint32_t tickets;             /* for tiles that are nobody's */
   uint32_t sampled;
   uint32_t again;               /* the sample misled: take the exact way */
   uint32_t counted;             /* the exact way is at its end */
@@ -55,7 +57,7 @@ struct gpu_group {
 struct gpu_launch {
   struct gpu_job jobs[GPU_JOBS];
   struct gpu_group *groups;   /* [job] */
-  uint64_t *gathered;         /* [job][capacity] */
+  uint64_t *gathered;         /* [job][capacity]; all ones where no key is, before and after a launch */
   uint64_t *keys;             /* [job][candidates] */
   uint32_t *counts;           /* [job] */
   uint32_t blocks;            /* that share a job */

@@ -83,6 +83,59 @@ __device__ __forceinline__ unsigned long long rescore(const gpu_rescore_launch &
   return static_cast<unsigned long long>(rank_of(score)) << 32 | (key & 0xffffffffu);
 }
 
+/* Which of DIGITS bins a key falls into: four octaves from the best score on in 512 parts each, and the rest. */
+struct Gauge {
+  uint32_t best;
+
+  __device__ __forceinline__ uint32_t bin(unsigned long long key) const {
+    return min((static_cast<uint32_t>(key >> 32) - best) >> 14, static_cast<uint32_t>(DIGITS - 1));
+  }
+  __device__ __forceinline__ bool open(uint32_t bin) const { return bin == DIGITS - 1; }
+};
+
+/* The least of all threads' ranks. */
+__device__ uint32_t least_rank(uint32_t rank, Shared &shared) {
+#pragma unroll
+  for (int step = 16; step; step /= 2)
+    rank = min(rank, __shfl_xor_sync(0xffffffffu, rank, step));
+  if (threadIdx.x % 32 == 0)
+    shared.sums[threadIdx.x / 32] = rank;
+  __syncthreads();
+  rank = shared.sums[threadIdx.x % WARPS];
+#pragma unroll
+  for (int step = 16; step; step /= 2)
+    rank = min(rank, __shfl_xor_sync(0xffffffffu, rank, step));
+  __syncthreads();
+  return rank;
+}
+
+/* Writes the best `wanted` of `count` different keys in GPU memory to `best`, in any order, and all ones where there
+ * are fewer. shared.digits are zero. */
+__device__ void select_best(const uint64_t *keys, uint32_t count, uint32_t wanted, uint64_t *best, Shared &shared) {
+  auto all = reinterpret_cast<const unsigned long long *>(keys);
+  uint32_t rank = ~0u;
+#pragma unroll 4
+  for (uint32_t i = threadIdx.x; i < count; i += THREADS) {
+    unsigned long long key = __ldcg(&all[i]);
+    rank = min(rank, static_cast<uint32_t>(key >> 32));
+    if (i < KEYS)
+      shared.keys[i] = key;
+    if (count <= wanted)
+      best[i] = key;
+  }
+  if (count > wanted) {
+    const Gauge gauge = {least_rank(rank, shared)};
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < count; i += THREADS)
+      atomicAdd(&shared.digits[gauge.bin(i < KEYS ? shared.keys[i] : __ldcg(&all[i]))], 1);
+    __syncthreads();
+    write_best(gauge, keys, count, wanted, best, shared);
+  }
+#pragma unroll 1
+  for (uint32_t i = count + threadIdx.x; i < wanted; i += THREADS)
+    best[i] = NO_KEY;
+}
+
 template <bool WORDS>
 __global__ void __launch_bounds__(THREADS, 2) rescore_kernel(const __grid_constant__ gpu_rescore_launch launch) {
   __shared__ Shared shared;
@@ -90,7 +143,7 @@ __global__ void __launch_bounds__(THREADS, 2) rescore_kernel(const __grid_consta
   uint32_t number = blockIdx.x / launch.blocks, part = blockIdx.x % launch.blocks, lane = threadIdx.x % LANES;
   const gpu_rescore_job &job = launch.jobs[number];
   uint32_t count = __ldcg(&launch.found[number]);
-  auto keys = reinterpret_cast<unsigned long long *>(launch.keys + static_cast<size_t>(number) * launch.candidates);
+  uint64_t *keys = launch.keys + static_cast<size_t>(number) * launch.candidates;
   if (threadIdx.x < GPU_HEAD_DIM_MAX)
     code.q12[threadIdx.x / EACH][threadIdx.x % EACH] = job.q12[threadIdx.x];
   if (threadIdx.x < 32)
@@ -98,11 +151,12 @@ __global__ void __launch_bounds__(THREADS, 2) rescore_kernel(const __grid_consta
   __syncthreads();
   for (uint32_t base = part * PLACES; base < count; base += launch.blocks * PLACES) {
     uint32_t place = base + threadIdx.x / LANES;
-    unsigned long long key = __ldcg(&keys[min(place, count - 1)]);
+    unsigned long long key = __ldcg(reinterpret_cast<unsigned long long *>(&keys[min(place, count - 1)]));
     key = rescore<WORDS>(launch, job, code, key, lane);
     if (lane == 0 && place < count)
       keys[place] = key;
   }
+  clear(shared.digits, DIGITS);
   if (!arrive(&launch.groups[number], launch.blocks, shared))
     return;
   select_best(keys, count, launch.best, launch.best_keys + static_cast<size_t>(number) * launch.best, shared);

@@ -20,6 +20,8 @@ static cudaError_t allocate(struct gpu_scan *scan) {
   if (status == cudaSuccess)
     status = cudaMemset(scan->groups, 0, GPU_JOBS * sizeof *scan->groups);
   if (status == cudaSuccess)
+    status = cudaMemset(scan->gathered, 0xff, gathered);
+  if (status == cudaSuccess)
     status = cudaMallocHost((void **)&scan->keys, keys); /* the same address on the GPU */
   if (status == cudaSuccess)
     status = cudaMallocHost((void **)&scan->counts, scan->jobs_max * sizeof *scan->counts);

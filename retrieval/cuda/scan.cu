@@ -2,9 +2,11 @@
 // SPDX-FileCopyrightText: The coldkv authors
 //
 // Scan and exact selection in one launch. The blocks that share a job
-//  1. score the first records of their share, a sample, and count the scores together by classes;
-//  2. learn the limit that a little more than C records should reach, and go over the share once, keeping what does;
-//  3. the last one to end selects the best C among what was kept.
+//  1. score a sample of its records, and count the scores together by classes;
+//  2. learn the limit that a little more than C records should reach, and go over all of them once, keeping what
+//     does;
+//  3. the last one to end selects the best C among what was kept. Nobody waits for all keys to be there, but that one
+//     for each: places where none is yet hold NO_KEY.
 // Of columns that were scanned before there is a hint: how high the last of the best C was then, in terms of the
 // query's size. It stands for 1; when it misleads, 1 to 3 follow.
 // When what was kept is not enough or too much, since the sample misled or too many scores are equal, they count all
@@ -35,6 +37,7 @@ __device__ void await(gpu_group *group, uint32_t generation) {
 
 /* Adds the counts of a block to those of the group. */
 __device__ void merge(gpu_group *group, const uint32_t *bins, uint32_t count) {
+#pragma unroll 1
   for (uint32_t i = threadIdx.x; i < count; i += THREADS)
     if (bins[i])
       atomicAdd(&group->bins[i], bins[i]);
@@ -42,6 +45,7 @@ __device__ void merge(gpu_group *group, const uint32_t *bins, uint32_t count) {
 
 /* Takes the counts of the group away. */
 __device__ void take(gpu_group *group, uint32_t *bins, uint32_t count) {
+#pragma unroll 1
   for (uint32_t i = threadIdx.x; i < count; i += THREADS) {
     bins[i] = __ldcg(&group->bins[i]);
     group->bins[i] = 0;
@@ -51,32 +55,34 @@ __device__ void take(gpu_group *group, uint32_t *bins, uint32_t count) {
 
 /* --- 1: the sample ----------------------------------------------------------------------------------------------- */
 
-template <bool HAMMING>
-__device__ void count_sample(gpu_group *group, const Share &share, const Batch &batch, Shared &shared) {
+/* Of a tile for each warp, evenly spread. */
+template <bool HAMMING> __device__ void count_sample(gpu_group *group, const Tiles &tiles, Shared &shared) {
   typedef Mode<HAMMING> M;
+  uint32_t tile = static_cast<uint32_t>(static_cast<uint64_t>(tiles.warp) * tiles.count / tiles.warps);
+  Batch batch;
+  load<true>(tiles, tile, batch);
   clear(shared.bins, M::BINS);
-  uint32_t count = 0;
 #pragma unroll
-  for (uint32_t s = 0; s < STREAMS; s++) {
-    typename M::Value value = M::value(*share.job, batch.signature[s], batch.scale[s]);
-    bool here = inside(share, s, threadIdx.x);
-    count += __syncthreads_count(here);
-    if (here && M::valid(value, batch.scale[s]) && M::bin(value) < M::BINS)
+  for (uint32_t i = 0; i < TILE_LINES; i++) {
+    typename M::Value value = M::value(*tiles.job, batch.signature[i], batch.scale[i]);
+    bool here = ordinal_of(tiles, tile, i) < tiles.job->count;
+    uint32_t count = __syncthreads_count(here);
+    if (threadIdx.x == 0)
+      atomicAdd(&group->sampled, count);
+    if (here && M::valid(value, batch.scale[i]) && M::bin(value) < M::BINS)
       atomicAdd(&shared.bins[M::bin(value)], 1);
   }
   __syncthreads();
   merge(group, shared.bins, M::BINS);
-  if (threadIdx.x == 0)
-    atomicAdd(&group->sampled, count);
 }
 
 /* Sets the bound that C records should reach, with so much to spare that chance does not leave fewer. */
 template <bool HAMMING>
-__device__ void set_bound(const gpu_launch &launch, gpu_group *group, const Share &share, Shared &shared) {
+__device__ void set_bound(const gpu_launch &launch, gpu_group *group, const gpu_job &job, Shared &shared) {
   typedef Mode<HAMMING> M;
   take(group, shared.bins, M::BINS);
   float wanted = static_cast<float>(launch.candidates) * static_cast<float>(__ldcg(&group->sampled)) /
-                 static_cast<float>(share.job->count);
+                 static_cast<float>(job.count);
   find_bin(shared.bins, M::BINS, static_cast<uint32_t>(wanted + 5 * sqrtf(wanted)) + 8, shared);
   if (threadIdx.x != 0)
     return;
@@ -88,70 +94,111 @@ __device__ void set_bound(const gpu_launch &launch, gpu_group *group, const Shar
 
 /* --- 2: gathering ------------------------------------------------------------------------------------------------ */
 
-__device__ void put(gpu_group *group, uint64_t *gathered, uint32_t capacity, unsigned long long key, Shared &shared) {
+__device__ __forceinline__ uint64_t *gathered_of(const gpu_launch &launch, uint32_t job) {
+  return launch.gathered + static_cast<size_t>(job) * launch.capacity;
+}
+
+/* Keeps a key in shared memory, or where the others will be. */
+__device__ void put(const gpu_launch &launch, gpu_group *group, uint64_t *gathered, unsigned long long key,
+                    Shared &shared) {
   uint32_t slot = atomicAdd(&shared.count, 1);
   if (slot < KEYS) {
     shared.keys[slot] = key;
     return;
   }
-  slot = atomicAdd(&group->gathered, 1);
-  if (slot < capacity)
+  slot = static_cast<uint32_t>(atomicAdd(&group->gathered, 1ull));
+  if (slot < launch.capacity)
     gathered[slot] = key;
 }
 
 /* Whether a record's scale lets it be a candidate. Hamming scans look only at those that reach the limit. */
-template <bool HAMMING> __device__ __forceinline__ bool counts(const Share &share, uint32_t record) {
-  return !HAMMING || __ldg(scale_of(chunk_of(share, record), record)) < 0x7c00u;
+template <bool HAMMING> __device__ __forceinline__ bool counts(const Tiles &tiles, uint32_t ordinal) {
+  uint32_t record = tiles.job->begin + ordinal;
+  return !HAMMING || __ldg(scale_of(chunk_of(*tiles.job, record), record)) < 0x7c00u;
 }
 
-/* Goes over the share and gives every key up to `last` to `use`; `batch` is its first round. */
+/* The warp's first tile. */
+template <bool HAMMING> __device__ __forceinline__ void load_first(const Tiles &tiles, Batch &batch) {
+  if (tiles.warp * tiles.owned < tiles.count)
+    load<!HAMMING>(tiles, tiles.warp * tiles.owned, batch);
+}
+
+/* Gives every key up to `last` to `use`, by a warp; `batch` is its first tile. The ticket for a tile is
+ * asked for before the tile before it is looked at. */
 template <bool HAMMING, typename USE>
-__device__ __forceinline__ void for_keys(const Share &share, Batch &batch, unsigned long long last, USE use) {
+__device__ __forceinline__ void for_keys(gpu_group *group, const Tiles &tiles, Batch &batch, unsigned long long last,
+                                         USE use) {
   typedef Mode<HAMMING> M;
   const typename M::Value limit = M::limit(static_cast<uint32_t>(last >> 32));
-  Batch next;
-  for (uint32_t at = threadIdx.x;;) {
-    bool more = at + THREADS < share.stride;
-    if (AHEAD && more)
-      load<!HAMMING>(share, at + THREADS, next);
+  uint32_t tile = tiles.warp * tiles.owned, end = tile + tiles.owned;
+  while (tile < tiles.count) {
+    uint32_t ticket = 0;
+    if (tile + 1 >= end && threadIdx.x % 32 == 0)
+      ticket = atomicAdd(&group->tickets, 1);
+    typename M::Value values[TILE_LINES];
+    bool any = false;
 #pragma unroll
-    for (uint32_t s = 0; s < STREAMS; s++) {
-      typename M::Value value = M::value(*share.job, batch.signature[s], batch.scale[s]);
-      if (!M::reaches(value, limit) || !inside(share, s, at))
-        continue;
-      uint32_t place = s * share.stride + at;
-      unsigned long long key = static_cast<unsigned long long>(M::rank(value)) << 32 | (share.ordinal + place);
-      if (key <= last && counts<HAMMING>(share, share.first + place))
-        use(key);
+    for (uint32_t i = 0; i < TILE_LINES; i++) {
+      values[i] = M::value(*tiles.job, batch.signature[i], batch.scale[i]);
+      any |= M::reaches(values[i], limit);
     }
-    if (!more)
-      break;
-    at += THREADS;
-    if (AHEAD)
-      batch = next;
-    else
-      load<!HAMMING>(share, at, batch);
+    if (any) { /* seldom: all else is without a branch */
+#pragma unroll
+      for (uint32_t i = 0; i < TILE_LINES; i++) {
+        uint32_t ordinal = ordinal_of(tiles, tile, i);
+        unsigned long long key = static_cast<unsigned long long>(M::rank(values[i])) << 32 | ordinal;
+        bool keep = M::reaches(values[i], limit) && ordinal < tiles.job->count && key <= last;
+        if (keep && counts<HAMMING>(tiles, ordinal))
+          use(key);
+      }
+    }
+    if (++tile >= end)
+      tile = tiles.warps * tiles.owned + __shfl_sync(0xffffffffu, ticket, 0);
+    if (tile < tiles.count)
+      load<!HAMMING>(tiles, tile, batch);
   }
 }
 
+/* Adds the block's keys to the others', which may be on their way still. Returns true in the last block to do so, with
+ * how many there are in *count; shared.again tells whether these are the wrong ones. `guessed`: by a hint. */
 template <bool HAMMING>
-__device__ void gather(const gpu_launch &launch, gpu_group *group, const Share &share, Batch &batch, uint32_t job,
-                       unsigned long long last, Shared &shared) {
-  uint64_t *gathered = launch.gathered + static_cast<size_t>(job) * launch.capacity;
+__device__ bool gather(const gpu_launch &launch, gpu_group *group, const Tiles &tiles, Batch &batch,
+                       uint64_t *gathered, unsigned long long last, bool guessed, uint32_t *count, Shared &shared) {
   if (threadIdx.x == 0)
     shared.count = 0;
   __syncthreads();
-  for_keys<HAMMING>(share, batch, last, [&](unsigned long long key) {
-    put(group, gathered, launch.capacity, key, shared);
+  for_keys<HAMMING>(group, tiles, batch, last, [&](unsigned long long key) {
+    put(launch, group, gathered, key, shared);
   });
+  clear(shared.digits, DIGITS); /* for select() */
+  uint32_t own = min(shared.count, static_cast<uint32_t>(KEYS));
+  if (threadIdx.x == 0) {
+    unsigned long long before = atomicAdd(&group->gathered, 1ull << 32 | own);
+    uint32_t all = static_cast<uint32_t>(before) + own;
+    shared.base = static_cast<uint32_t>(before);
+    shared.last = before >> 32 == launch.blocks - 1;
+    bool again = all > launch.capacity || (all < launch.candidates && (guessed || !__ldcg(&group->all)));
+    shared.again = again && (guessed || !__ldcg(&group->counted)); /* whatever is wrong then, once is enough */
+  }
   __syncthreads();
-  uint32_t count = min(shared.count, static_cast<uint32_t>(KEYS));
-  if (threadIdx.x == 0)
-    shared.base = count ? atomicAdd(&group->gathered, count) : 0;
-  __syncthreads();
-  for (uint32_t i = threadIdx.x; i < count; i += THREADS)
+#pragma unroll 1
+  for (uint32_t i = threadIdx.x; i < own; i += THREADS)
     if (shared.base + i < launch.capacity)
       gathered[shared.base + i] = shared.keys[i];
+  *count = min(shared.base + own, launch.capacity);
+  return shared.last;
+}
+
+/* A key that some block has gathered, or NO_KEY while it is on its way. */
+__device__ __forceinline__ unsigned long long peek_key(const uint64_t *at) {
+  return *reinterpret_cast<const volatile unsigned long long *>(at);
+}
+
+__device__ __forceinline__ unsigned long long wait_key(const uint64_t *at) {
+  unsigned long long key;
+  while ((key = peek_key(at)) == NO_KEY)
+    __nanosleep(20);
+  return key;
 }
 
 /* --- the exact way ----------------------------------------------------------------------------------------------- */
@@ -164,6 +211,7 @@ __device__ void narrow(const gpu_launch &launch, gpu_group *group, Shared &share
   find_bin(shared.digits, DIGITS, launch.candidates - below, shared);
   if (threadIdx.x != 0)
     return;
+  group->tickets = 0;
   uint32_t bits = shift >= DIGIT_BITS ? DIGIT_BITS : shift;
   unsigned long long prefix = __ldcg(&group->prefix);
   if (shared.bin >= DIGITS) { /* fewer than C in all */
@@ -181,16 +229,15 @@ __device__ void narrow(const gpu_launch &launch, gpu_group *group, Shared &share
 }
 
 template <bool HAMMING>
-__device__ unsigned long long count_digits(const gpu_launch &launch, gpu_group *group, const Share &share, Batch &batch,
+__device__ unsigned long long count_digits(const gpu_launch &launch, gpu_group *group, const Tiles &tiles, Batch &batch,
                                            uint32_t &generation, Shared &shared) {
   do {
     uint32_t shift = __ldcg(&group->shift);
     unsigned long long prefix = __ldcg(&group->prefix);
     unsigned long long end = __ldcg(&group->last);
     clear(shared.digits, DIGITS);
-    if (share.length)
-      load<!HAMMING>(share, threadIdx.x, batch);
-    for_keys<HAMMING>(share, batch, end, [&](unsigned long long key) {
+    load_first<HAMMING>(tiles, batch);
+    for_keys<HAMMING>(group, tiles, batch, end, [&](unsigned long long key) {
       if (key >= prefix)
         atomicAdd(&shared.digits[(key - prefix) >> shift], 1);
     });
@@ -210,59 +257,111 @@ __device__ unsigned long long count_digits(const gpu_launch &launch, gpu_group *
 
 /* --- 3: the best C ----------------------------------------------------------------------------------------------- */
 
+/* Which of DIGITS bins a key that was gathered falls into: an octave of scores in 2048 parts, or 32 distances in 64
+ * parts of the records each; what is better than that, into the first. */
+template <bool HAMMING> struct Gauge {
+  uint32_t limit, shift;
+
+  __device__ Gauge(unsigned long long bound, uint32_t count) {
+    int bits = 64 - __clzll(static_cast<long long>(count - 1)); /* of the records' numbers */
+    limit = static_cast<uint32_t>(bound >> 32);
+    shift = HAMMING ? max(bits, 6) - 6 : 12;
+  }
+  __device__ __forceinline__ uint32_t bin(unsigned long long key) const {
+    uint32_t above = limit - static_cast<uint32_t>(key >> 32);
+    above = HAMMING ? above << 6 | (63 - (static_cast<uint32_t>(key) >> shift)) : above >> shift;
+    return DIGITS - 1 - min(above, static_cast<uint32_t>(DIGITS - 1));
+  }
+  __device__ __forceinline__ bool open(uint32_t bin) const { return bin == 0; }
+};
+
+/* Counts the bins of all keys of a job, as they come, and keeps the first in shared memory. */
 template <bool HAMMING>
-__device__ void select(const gpu_launch &launch, uint32_t job, uint32_t count, Shared &shared) {
-  const unsigned long long *keys =
-      reinterpret_cast<const unsigned long long *>(launch.gathered + static_cast<size_t>(job) * launch.capacity);
-  unsigned long long last = select_best(keys, count, launch.candidates,
-                                        launch.keys + static_cast<size_t>(job) * launch.candidates, shared);
-  if (threadIdx.x != 0)
-    return;
-  const gpu_job &what = launch.jobs[job];
-  launch.counts[job] = min(count, launch.candidates);
-  if (what.count > launch.capacity)
-    *what.hint = count > launch.candidates ? Mode<HAMMING>::hint(static_cast<uint32_t>(last >> 32), what) : 0;
+__device__ void count_gathered(const Gauge<HAMMING> &gauge, const uint64_t *gathered, uint32_t count, Shared &shared) {
+  enum { TOGETHER = 4 };
+  for (uint32_t first = threadIdx.x; first < count; first += TOGETHER * THREADS) {
+    unsigned long long keys[TOGETHER];
+#pragma unroll
+    for (uint32_t j = 0; j < TOGETHER; j++)
+      keys[j] = first + j * THREADS < count ? peek_key(&gathered[first + j * THREADS]) : 0;
+#pragma unroll
+    for (uint32_t j = 0; j < TOGETHER; j++) {
+      uint32_t i = first + j * THREADS;
+      if (i >= count)
+        break;
+      if (keys[j] == NO_KEY)
+        keys[j] = wait_key(&gathered[i]);
+      if (i < KEYS)
+        shared.keys[i] = keys[j];
+      atomicAdd(&shared.digits[gauge.bin(keys[j])], 1);
+    }
+  }
+  __syncthreads();
+}
+
+template <bool HAMMING>
+__device__ void select(const gpu_launch &launch, uint32_t number, uint64_t *gathered, uint32_t count,
+                       unsigned long long bound, Shared &shared) {
+  const gpu_job &job = launch.jobs[number];
+  uint64_t *best = launch.keys + static_cast<size_t>(number) * launch.candidates;
+  if (threadIdx.x == 0)
+    launch.counts[number] = min(count, launch.candidates);
+  if (count > launch.candidates) {
+    const Gauge<HAMMING> gauge(bound, job.count);
+    count_gathered(gauge, gathered, count, shared);
+    unsigned long long last = write_best(gauge, gathered, count, launch.candidates, best, shared);
+    if (threadIdx.x == 0)
+      *job.hint = Mode<HAMMING>::hint(static_cast<uint32_t>(last >> 32), job);
+  } else {
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < launch.candidates; i += THREADS)
+      best[i] = i < count ? wait_key(&gathered[i]) : NO_KEY;
+    if (threadIdx.x == 0 && job.count > launch.capacity)
+      *job.hint = 0;
+  }
+#pragma unroll 1
+  for (uint32_t i = threadIdx.x; i < count; i += THREADS)
+    gathered[i] = NO_KEY;
 }
 
 /* --- a job ------------------------------------------------------------------------------------------------------- */
 
-/* The last block looks at how many were gathered. Returns how many when it is this block's to select among them.
- * `guessed`: by a hint. */
-__device__ bool judge(const gpu_launch &launch, gpu_group *group, uint32_t generation, bool guessed, uint32_t *count,
-                      Shared &shared) {
-  if (!arrive(group, launch.blocks, shared)) {
-    await(group, generation);
-    return false;
+/* Makes the group ready for the next launch, or for another round of this one, and lets the other blocks go on. */
+__device__ void reset(gpu_group *group, uint32_t generation, bool guessed, bool again) {
+  group->again = again;
+  group->gathered = 0;
+  group->tickets = 0;
+  group->counted = 0;
+  if (again && !guessed) {
+    group->shift = 64 - DIGIT_BITS;
+    group->below = 0;
+    group->prefix = 0;
+    group->last = ~0ull;
+    group->all = 1; /* that many will be gathered, or there are no more */
   }
-  *count = __ldcg(&group->gathered);
-  bool again = *count > launch.capacity || (*count < launch.candidates && (guessed || !__ldcg(&group->all)));
-  again &= guessed || !__ldcg(&group->counted); /* whatever is wrong then, once is enough */
-  *count = min(*count, launch.capacity);
+  __threadfence();
+  atomicExch(&group->generation, generation + 1);
+}
+
+/* By the last block. */
+__device__ void discard(uint64_t *gathered, uint32_t count) {
+#pragma unroll 1
+  for (uint32_t i = threadIdx.x; i < count; i += THREADS) {
+    wait_key(&gathered[i]);
+    gathered[i] = NO_KEY;
+  }
+  __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) {
-    group->again = again;
-    group->gathered = 0;
-    group->counted = 0;
-    if (again && !guessed) {
-      group->shift = 64 - DIGIT_BITS;
-      group->below = 0;
-      group->prefix = 0;
-      group->last = ~0ull;
-      group->all = 1; /* that many will be gathered, or there are no more */
-    }
-  }
-  release(group, generation);
-  return !again;
 }
 
 /* 1, with all blocks. */
 template <bool HAMMING>
-__device__ unsigned long long find_bound(const gpu_launch &launch, gpu_group *group, const Share &share,
-                                         const Batch &batch, uint32_t &generation, bool sampled, Shared &shared) {
+__device__ unsigned long long find_bound(const gpu_launch &launch, gpu_group *group, const Tiles &tiles,
+                                         uint32_t &generation, bool sampled, Shared &shared) {
   if (sampled)
-    count_sample<HAMMING>(group, share, batch, shared);
+    count_sample<HAMMING>(group, tiles, shared);
   if (arrive(group, launch.blocks, shared)) {
-    set_bound<HAMMING>(launch, group, share, shared);
+    set_bound<HAMMING>(launch, group, *tiles.job, shared);
     release(group, generation);
   } else {
     await(group, generation);
@@ -276,37 +375,43 @@ template <bool HAMMING>
 __global__ void __launch_bounds__(THREADS, BLOCKS_PER_PROCESSOR)
 scan_kernel(const __grid_constant__ gpu_launch launch) {
   __shared__ Shared shared;
-  uint32_t job = blockIdx.x / launch.blocks, part = blockIdx.x % launch.blocks, count = 0;
-  gpu_group *group = &launch.groups[job];
+  uint32_t number = blockIdx.x / launch.blocks, count = 0;
+  const gpu_job &job = launch.jobs[number];
+  gpu_group *group = &launch.groups[number];
+  uint64_t *gathered = gathered_of(launch, number);
+  bool sampled = job.count > launch.capacity;
+  float hint = sampled ? __ldcg(job.hint) : 0;
   uint32_t generation = *reinterpret_cast<volatile uint32_t *>(&group->generation);
-  uint32_t each = (launch.jobs[job].count + launch.blocks - 1) / launch.blocks, begin;
-  each = (each + 31) / 32 * 32;
-  begin = min(static_cast<uint64_t>(each) * part, static_cast<uint64_t>(launch.jobs[job].count));
-  Share share = {&launch.jobs[job], launch.jobs[job].begin + begin, begin,
-                 min(each, launch.jobs[job].count - begin), 0};
-  share.stride = (share.length + STREAMS * 32 - 1) / (STREAMS * 32) * 32;
+  const Tiles tiles = tiles_of(job, launch.blocks, blockIdx.x % launch.blocks);
   Batch batch = {};
-  if (share.length)
-    load<true>(share, threadIdx.x, batch);
-  bool sampled = launch.jobs[job].count > launch.capacity;
-  float hint = sampled ? __ldcg(launch.jobs[job].hint) : 0;
+  load_first<HAMMING>(tiles, batch);
   bool guess = hint > 0, known = guess;
-  uint32_t rank = Mode<HAMMING>::expected(hint, *share.job);
-  unsigned long long last = static_cast<unsigned long long>(rank) << 32 | 0xffffffffu;
+  unsigned long long last = static_cast<unsigned long long>(Mode<HAMMING>::expected(hint, job)) << 32 | 0xffffffffu;
   for (;;) {
-    if (!known)
-      last = find_bound<HAMMING>(launch, group, share, batch, generation, sampled, shared);
-    gather<HAMMING>(launch, group, share, batch, job, last, shared);
-    bool mine = judge(launch, group, generation, guess, &count, shared);
+    if (!known) {
+      last = find_bound<HAMMING>(launch, group, tiles, generation, sampled, shared);
+      load_first<HAMMING>(tiles, batch);
+    }
+    if (gather<HAMMING>(launch, group, tiles, batch, gathered, last, guess, &count, shared)) {
+      if (shared.again)
+        discard(gathered, count);
+      if (threadIdx.x == THREADS - 1) /* which the others do not wait for */
+        reset(group, generation, guess, shared.again);
+      if (!shared.again) {
+        select<HAMMING>(launch, number, gathered, count, last, shared);
+        return;
+      }
+      __syncthreads();
+    } else {
+      await(group, generation);
+      if (!__ldcg(&group->again))
+        return;
+    }
     generation++;
-    if (mine)
-      select<HAMMING>(launch, job, count, shared);
-    if (mine || !__ldcg(&group->again))
-      return;
-    if (!guess)
-      last = count_digits<HAMMING>(launch, group, share, batch, generation, shared);
-    if (share.length)
-      load<true>(share, threadIdx.x, batch);
+    if (!guess) {
+      last = count_digits<HAMMING>(launch, group, tiles, batch, generation, shared);
+      load_first<HAMMING>(tiles, batch);
+    }
     known = !guess;
     guess = false;
   }

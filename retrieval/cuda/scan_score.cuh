@@ -9,20 +9,14 @@
 
 #include <cuda_fp16.h>
 
-#ifndef COLDKV_GPU_STREAMS
-#define COLDKV_GPU_STREAMS 4
-#endif
-#ifndef COLDKV_GPU_AHEAD
-#define COLDKV_GPU_AHEAD 0
-#endif
-
 namespace {
 
 enum {
   BLOCKS_PER_PROCESSOR = 2,
-  STREAMS = COLDKV_GPU_STREAMS, /* places of its share that a block reads at a time */
-  AHEAD = COLDKV_GPU_AHEAD, /* 1: it asks for the next ones before it looks at these */
+  TILE = 128, /* records that a warp reads at a time; a chunk is a whole number of them */
+  TILE_LINES = TILE / 32, /* that a thread has */
 };
+static_assert(GPU_CHUNK % TILE == 0, "a tile lies in one chunk");
 
 /* Classes of scores, best first: those above zero by exponent and four bits of the fraction, then all others, of which
  * one seldom needs any. Sums are at most 896 and scales 2^-24 to 65504, so that all lie between these two. */
@@ -36,28 +30,33 @@ enum : uint32_t {
 constexpr float HINT_MARGIN = 0.07f; /* by which a score may be lower than expected */
 static_assert(CLASSES_ABOVE <= uint32_t(GPU_BINS), "bins for every class");
 
-/* A job's share of one block, and what the block knows of it. */
-struct Share {
+/* A job's records as a warp takes them. The warps of all blocks that share the job have equal parts of the tiles to
+ * themselves; the few that are left go to whoever is there first. */
+struct Tiles {
   const gpu_job *job;
-  uint32_t first;   /* record of the columns */
-  uint32_t ordinal; /* of it */
-  uint32_t length;
-  uint32_t stride;  /* between the streams */
+  uint32_t first; /* record where tile 0 begins, at most TILE - 1 before the job's first */
+  uint32_t count;
+  uint32_t warps, warp; /* that share; this one */
+  uint32_t owned;       /* of each warp: those from warp * owned on */
 };
 
 struct Batch {
-  uint4 signature[STREAMS];
-  uint16_t scale[STREAMS];
+  uint4 signature[TILE_LINES];
+  uint16_t scale[TILE_LINES];
 };
 
 /* --- records and scores ------------------------------------------------------------------------------------------ */
 
-__device__ __forceinline__ bool inside(const Share &share, uint32_t stream, uint32_t at) {
-  return at < share.stride && stream * share.stride + at < share.length;
+__device__ __forceinline__ Tiles tiles_of(const gpu_job &job, uint32_t blocks, uint32_t block) {
+  Tiles tiles = {&job, job.begin / TILE * TILE, 0, blocks * WARPS, threadIdx.x / 32 * blocks + block, 0};
+  if (job.count)
+    tiles.count = (job.begin % TILE + (job.count - 1)) / TILE + 1;
+  tiles.owned = max(tiles.count / tiles.warps, 1u);
+  return tiles;
 }
 
-__device__ __forceinline__ const uint8_t *chunk_of(const Share &share, uint32_t record) {
-  auto chunks = reinterpret_cast<const unsigned long long *>(share.job->chunks);
+__device__ __forceinline__ const uint8_t *chunk_of(const gpu_job &job, uint32_t record) {
+  auto chunks = reinterpret_cast<const unsigned long long *>(job.chunks);
   return reinterpret_cast<const uint8_t *>(__ldg(chunks + (record >> GPU_CHUNK_SHIFT)));
 }
 
@@ -65,22 +64,25 @@ __device__ __forceinline__ const uint16_t *scale_of(const uint8_t *chunk, uint32
   return reinterpret_cast<const uint16_t *>(chunk + GPU_CHUNK_SCALES) + record % GPU_CHUNK;
 }
 
-/* One round of all streams. Past an end it reads the share's last record again, which inside() sorts out later: loads
- * that depend on nothing are all under way at a time. */
-template <bool SCALES> __device__ __forceinline__ void load(const Share &share, uint32_t at, Batch &batch) {
-  const uint8_t *chunks[STREAMS];
-  uint32_t records[STREAMS];
+/* A tile's records, also those before and after the job's; a chunk has memory for all. Loads that depend on nothing
+ * are all under way at a time. */
+template <bool SCALES> __device__ __forceinline__ void load(const Tiles &tiles, uint32_t tile, Batch &batch) {
+  uint32_t record = tiles.first + tile * TILE;
+  const uint8_t *chunk = chunk_of(*tiles.job, record);
+  record = record % GPU_CHUNK + threadIdx.x % 32;
+  auto signatures = reinterpret_cast<const uint4 *>(chunk) + record;
+  const uint16_t *scales = scale_of(chunk, record);
 #pragma unroll
-  for (uint32_t s = 0; s < STREAMS; s++) {
-    records[s] = share.first + min(s * share.stride + at, share.length - 1);
-    chunks[s] = chunk_of(share, records[s]);
-  }
+  for (uint32_t i = 0; i < TILE_LINES; i++)
+    batch.signature[i] = __ldcs(signatures + 32 * i);
 #pragma unroll
-  for (uint32_t s = 0; s < STREAMS; s++)
-    batch.signature[s] = __ldcs(reinterpret_cast<const uint4 *>(chunks[s]) + records[s] % GPU_CHUNK);
-#pragma unroll
-  for (uint32_t s = 0; s < STREAMS; s++)
-    batch.scale[s] = SCALES ? __ldcs(scale_of(chunks[s], records[s])) : 0;
+  for (uint32_t i = 0; i < TILE_LINES; i++)
+    batch.scale[i] = SCALES ? __ldcs(scales + 32 * i) : 0;
+}
+
+/* Number, among the job's records, of a tile's in line i; not below the job's count where it is none of them. */
+__device__ __forceinline__ uint32_t ordinal_of(const Tiles &tiles, uint32_t tile, uint32_t i) {
+  return tiles.first + tile * TILE + 32 * i + threadIdx.x % 32 - tiles.job->begin;
 }
 
 /* Sum of three words bit by bit: what has the same weight, and what has twice of it. */

@@ -11,9 +11,6 @@
 #ifndef COLDKV_GPU_THREADS
 #define COLDKV_GPU_THREADS 512
 #endif
-#ifndef COLDKV_GPU_FEW
-#define COLDKV_GPU_FEW 0
-#endif
 
 namespace {
 
@@ -23,10 +20,10 @@ enum {
   DIGIT_BITS = 11,
   DIGITS = 1 << DIGIT_BITS,
   KEYS = 4096, /* in shared memory */
-  FEW = COLDKV_GPU_FEW, /* keys that are compared with each other instead of counted once more; at most THREADS */
+  FEW = THREADS < 512 ? THREADS : 512, /* keys that are compared with each other instead of counted once more */
 };
 static_assert(DIGITS <= int(GPU_BINS), "bins for every digit");
-static_assert(FEW <= THREADS && FEW * sizeof(unsigned long long) <= DIGITS * sizeof(uint32_t), "room for a few");
+static_assert(FEW * sizeof(unsigned long long) <= DIGITS * sizeof(uint32_t), "room for a few");
 static_assert(THREADS % 32 == 0 && THREADS >= int(GPU_HEAD_DIM_MAX), "threads for every coordinate");
 
 struct Shared {
@@ -37,9 +34,11 @@ struct Shared {
   alignas(8) uint32_t digits[DIGITS]; /* or a few keys */
   uint32_t sums[WARPS];
   unsigned long long lows[WARPS], highs[WARPS];
-  uint32_t count, base, last;
+  uint32_t count, base, last, rest, again;
   uint32_t bin, before, inside; /* found by find_bin */
 };
+
+constexpr unsigned long long NO_KEY = ~0ull; /* its score would be a NaN */
 
 /* select_rank */
 __device__ __forceinline__ uint32_t rank_of(float score) {
@@ -64,6 +63,7 @@ __device__ bool arrive(gpu_group *group, uint32_t blocks, Shared &shared) {
 }
 
 __device__ void clear(uint32_t *bins, uint32_t count) {
+#pragma unroll 1
   for (uint32_t i = threadIdx.x; i < count; i += THREADS)
     bins[i] = 0;
   __syncthreads();
@@ -108,6 +108,7 @@ __device__ void find_range(const unsigned long long *keys, uint32_t count, unsig
                            unsigned long long &high, Shared &shared) {
   low = ~0ull;
   high = 0;
+#pragma unroll 1
   for (uint32_t i = threadIdx.x; i < count; i += THREADS) {
     low = min(low, keys[i]);
     high = max(high, keys[i]);
@@ -122,7 +123,7 @@ __device__ void find_range(const unsigned long long *keys, uint32_t count, unsig
     shared.highs[threadIdx.x / 32] = high;
   }
   __syncthreads();
-#pragma unroll
+#pragma unroll 1
   for (int i = 0; i < WARPS; i++) {
     low = min(low, shared.lows[i]);
     high = max(high, shared.highs[i]);
@@ -160,6 +161,7 @@ __device__ unsigned long long nth(const unsigned long long *keys, uint32_t count
   for (;;) {
     int bits = 64 - __clzll(static_cast<long long>(high - low)), shift = bits > DIGIT_BITS ? bits - DIGIT_BITS : 0;
     clear(shared.digits, DIGITS);
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < count; i += THREADS) {
       unsigned long long key = keys[i];
       if (key >= low && key <= high)
@@ -179,34 +181,56 @@ __device__ unsigned long long nth(const unsigned long long *keys, uint32_t count
   }
 }
 
-/* Writes the best `wanted` of `count` different keys in GPU memory to `best`, in any order, and all ones where there
- * are fewer. Returns the last of them, all ones when all are wanted. */
-__device__ unsigned long long select_best(const unsigned long long *keys, uint32_t count, uint32_t wanted,
-                                          uint64_t *best, Shared &shared) {
-  if (count <= KEYS) {
-    for (uint32_t i = threadIdx.x; i < count; i += THREADS)
-      shared.keys[i] = __ldcg(&keys[i]);
-    keys = shared.keys;
-  }
+/* Writes the keys of all threads of a warp that are to be kept behind those that are there. */
+__device__ __forceinline__ void append(uint64_t *to, unsigned long long key, bool keep, uint32_t *count) {
+  uint32_t mask = __ballot_sync(0xffffffffu, keep), lane = threadIdx.x % 32, base = 0;
+  if (lane == 0 && mask)
+    base = atomicAdd(count, __popc(mask));
+  base = __shfl_sync(0xffffffffu, base, 0);
+  if (keep)
+    to[base + __popc(mask & ((1u << lane) - 1))] = key;
+}
+
+/* Writes the best `wanted` of more keys to `best`, in any order, and returns the last of them. The first KEYS of them
+ * are in shared memory, and shared.digits has the numbers of keys in each bin of the gauge; where too many are in the
+ * bin in which the best end, or it has an open end, keys are counted anew. */
+template <typename GAUGE>
+__device__ unsigned long long write_best(const GAUGE &gauge, const uint64_t *keys, uint32_t count, uint32_t wanted,
+                                         uint64_t *best, Shared &shared) {
+  auto all = reinterpret_cast<const unsigned long long *>(keys);
+  auto rest = reinterpret_cast<unsigned long long *>(shared.digits);
+  find_bin(shared.digits, DIGITS, wanted, shared);
+  const uint32_t bin = shared.bin, inside = shared.inside;
+  uint32_t before = shared.before;
+  const bool few = inside <= FEW && !gauge.open(bin);
+  const unsigned long long last = few ? 0 : nth(count <= KEYS ? shared.keys : all, count, wanted, shared);
   __syncthreads();
-  unsigned long long last = count > wanted ? nth(keys, count, wanted, shared) : ~0ull;
   if (threadIdx.x == 0)
-    shared.count = 0;
+    shared.count = shared.rest = 0;
   __syncthreads();
-  uint32_t lane = threadIdx.x % 32;
-  for (uint32_t i = threadIdx.x; i - lane < count; i += THREADS) {
-    unsigned long long key = i < count ? keys[i] : ~0ull;
-    bool keep = i < count && key <= last;
-    uint32_t mask = __ballot_sync(0xffffffffu, keep), base = 0;
-    if (lane == 0 && mask)
-      base = atomicAdd(&shared.count, __popc(mask));
-    base = __shfl_sync(0xffffffffu, base, 0);
-    if (keep)
-      best[base + __popc(mask & ((1u << lane) - 1))] = key;
+#pragma unroll 2
+  for (uint32_t i = threadIdx.x; i - threadIdx.x % 32 < count; i += THREADS) {
+    unsigned long long key = i < KEYS ? shared.keys[i] : i < count ? __ldcg(&all[i]) : NO_KEY;
+    uint32_t of = gauge.bin(key);
+    append(best, key, i < count && (few ? of < bin : key <= last), &shared.count);
+    if (few && of == bin && i < count)
+      rest[atomicAdd(&shared.rest, 1)] = key;
   }
-  for (uint32_t i = count + threadIdx.x; i < wanted; i += THREADS)
-    best[i] = ~0ull;
-  return last;
+  if (!few)
+    return last;
+  __syncthreads();
+  if (threadIdx.x < inside) {
+    unsigned long long own = rest[threadIdx.x];
+#pragma unroll 4
+    for (uint32_t i = 0; i < inside; i++)
+      before += rest[i] < own;
+    if (before < wanted)
+      best[before] = own;
+    if (before == wanted - 1)
+      shared.lows[0] = own;
+  }
+  __syncthreads();
+  return shared.lows[0];
 }
 
 } // namespace
