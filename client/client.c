@@ -30,6 +30,7 @@ int coldkv_client_create(coldkv_client **client, const char *socket_path,
   made->backlog_bytes = wanted->backlog_bytes ? wanted->backlog_bytes : DEFAULT_BACKLOG_BYTES;
   struct error error = {0};
   int result = connection_init(&made->connection, socket_path ? socket_path : path, made->timeout_ms, &error);
+  made->connection.spin_us = wanted->spin_us;
   if (result) {
     connection_finish(&made->connection);
     free(made);

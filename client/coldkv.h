@@ -105,6 +105,7 @@ struct coldkv_client_options {
   uint32_t sync_timeout_ms;  /* 0: 30000 */
   uint64_t backlog_bytes;    /* per conversation: records held until the daemon has them on disk; 0: 256 MiB */
   uint32_t block_timeout_ms; /* 0: 10000 */
+  uint32_t spin_us;          /* looks for answers for so long before it sleeps: quicker, and takes a processor */
 };
 
 /* Makes a client and tries to connect to the daemon's socket (NULL: $COLDKV_SOCKET, else $XDG_RUNTIME_DIR/coldkv.sock,

@@ -358,6 +358,17 @@ static int check_abandoned(struct connection *c) {
   return error_set(&c->reason, ERR_UNREACHABLE, "the daemon at %s has left %u requests unanswered", c->path, abandoned);
 }
 
+/* Waits for the socket, first without sleeping. */
+static int wait_ready(const struct connection *c, struct pollfd *wanted, uint32_t timeout_ms) {
+  int ready = 0;
+  if (c->spin_us && timeout_ms) {
+    uint64_t until_us = clock_us() + at_most(c->spin_us, (uint64_t)timeout_ms * 1000);
+    while ((ready = poll(wanted, 1, 0)) == 0 && clock_us() < until_us)
+      continue;
+  }
+  return ready ? ready : poll(wanted, 1, timeout_ms > INT32_MAX ? INT32_MAX : (int)timeout_ms);
+}
+
 void connection_pump(struct connection *c, uint32_t timeout_ms) {
   connection_try(c, false);
   if (c->state == LINK_DOWN) {
@@ -374,7 +385,7 @@ void connection_pump(struct connection *c, uint32_t timeout_ms) {
   struct pollfd wanted = {.fd = c->fd, .events = POLLIN};
   if (connection_queued(c))
     wanted.events |= POLLOUT;
-  int ready = poll(&wanted, 1, unread(c) ? 0 : timeout_ms > INT32_MAX ? INT32_MAX : (int)timeout_ms);
+  int ready = wait_ready(c, &wanted, unread(c) ? 0 : timeout_ms);
   int result = ready > 0 ? flush(c) : 0;
   if ((ready > 0 || unread(c)) && !result)
     result = receive(c);

@@ -38,6 +38,7 @@ struct connection {
   uint64_t greeting_ms; /* when hello was sent */
   uint32_t backoff_ms;
   uint32_t greet_timeout_ms;
+  uint32_t spin_us; /* that a wait begins with, before it sleeps; 0 at first */
   struct error reason; /* why it is down */
   bool distrusted;     /* drop it when the handler returns */
 

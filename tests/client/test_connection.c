@@ -124,6 +124,22 @@ static void silent_daemons_are_not_waited_for_again(void **state) {
   engine_finish(&engine);
 }
 
+/* Who looks for answers before it sleeps gets them, and waits for silent daemons no longer than others do. */
+static void waits_without_sleeping(void **state) {
+  (void)state;
+  static const struct coldkv_client_options awake = {.timeout_ms = 150, .sync_timeout_ms = 300, .spin_us = 50000};
+  struct engine engine;
+  begin(&engine, &awake);
+  assert_true(engine_status(&engine).lookups > 0);
+  assert_int_equal(engine_status(&engine).lookups_missed, 0);
+  fake_lock(engine.fake)->mute_lookups = true;
+  fake_unlock(engine.fake);
+  uint64_t began = clock_ms();
+  assert_int_equal(engine_feed_to(&engine, engine.position + 1, 1), 0);
+  assert_true(clock_ms() - began >= 150 && clock_ms() - began < 1000); /* not just while it is awake */
+  engine_finish(&engine);
+}
+
 static void a_daemon_that_never_says_hello(void **state) {
   (void)state;
   struct engine engine;
@@ -359,6 +375,7 @@ int main(void) {
       cmocka_unit_test(default_path_is_the_environments),
       cmocka_unit_test(goes_on_when_the_daemon_dies),
       cmocka_unit_test(silent_daemons_are_not_waited_for_again),
+      cmocka_unit_test(waits_without_sleeping),
       cmocka_unit_test(a_daemon_that_never_says_hello),
       cmocka_unit_test(abandoned_requests),
       cmocka_unit_test(lost_connections_are_told),

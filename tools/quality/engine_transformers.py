@@ -17,12 +17,12 @@ SHORT_MAX = coldkv.REWIND_EXACT - 1  # tokens that can be taken back to the very
 class Transformers(Engine):
     name = "transformers"
 
-    def __init__(self, model, socket, device="cpu", dtype="float32", threads=1):
+    def __init__(self, model, socket, device="cpu", dtype="float32", threads=1, spin_us=0):
         torch.set_num_threads(threads)
         transformers.logging.set_verbosity_error()
         self.model = transformers.AutoModelForCausalLM.from_pretrained(
             model, dtype=getattr(torch, dtype), local_files_only=True).to(device).eval()
-        self.socket, self.dtype, self.attachment = socket, dtype, None
+        self.socket, self.dtype, self.spin_us, self.attachment = socket, dtype, spin_us, None
 
     def versions(self):
         found = {"transformers": transformers.__version__, "torch": torch.__version__, "numpy": np.__version__,
@@ -39,7 +39,8 @@ class Transformers(Engine):
         return self.model.config.max_position_embeddings
 
     def open(self, conversation):
-        self.attachment = coldkv.transformers.attach(self.model, conversation, socket=self.socket)
+        self.attachment = coldkv.transformers.attach(self.model, conversation, socket=self.socket,
+                                                     spin_us=self.spin_us)
 
     def close(self):
         coldkv.transformers.detach(self.model)

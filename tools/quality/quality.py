@@ -59,7 +59,8 @@ class Places:
 def make_engine(name, settings, places, socket):
     if name == "transformers":
         from engine_transformers import Transformers
-        return Transformers(places.model, socket, settings["device"], settings["dtype"], settings["threads"])
+        return Transformers(places.model, socket, settings["device"], settings["dtype"], settings["threads"],
+                            settings.get("spin_us", 0))
     folder, model = (places.llama, places.gguf()) if name == "llama.cpp" else (places.build, places.model)
     program = os.path.join(folder, "tools", "quality", "quality-" + name.partition(".")[0])
     return Lines(name, Driver(program, model, socket, settings["threads"]), settings["threads"])
@@ -219,7 +220,8 @@ def parse():
     running.add_argument("--dtype", default="float32", help="of the model: float32, bfloat16, float16")
     running.add_argument("--threads", type=int, default=1, help="of the engine on the processor")
     running.add_argument("--jobs", type=int, default=1, help="processes that read documents at the same time")
-    running.add_argument("--spin-us", type=int, default=0, help="of the daemon: shorter waits where processors idle")
+    running.add_argument("--spin-us", type=int, default=0,
+                         help="of the daemon and of transformers: shorter waits where processors idle")
     running.add_argument("--slots", type=int, default=64, help="retrieved tokens per query, layer and kv head")
     return parser.parse_args()
 

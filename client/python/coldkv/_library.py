@@ -18,7 +18,7 @@ TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}  # enum coldkv_type
 
 class ClientOptions(Structure):
     _fields_ = [("timeout_ms", c_uint32), ("sync_timeout_ms", c_uint32), ("backlog_bytes", c_uint64),
-                ("block_timeout_ms", c_uint32)]
+                ("block_timeout_ms", c_uint32), ("spin_us", c_uint32)]
 
 
 class ModelDescription(Structure):

@@ -111,13 +111,15 @@ class Client(_Handle):
     socket: path of the daemon's socket; None: $COLDKV_SOCKET, else the default of coldkv.h
     timeout_ms, sync_timeout_ms, block_timeout_ms: longest waits for the daemon; 0: 2000, 30000, 10000
     backlog_bytes: per conversation, records held until the daemon has them on disk; 0: 256 MiB
+    spin_us: looks for answers for so long before it sleeps: quicker, and takes a processor
     """
 
     def __init__(self, socket: "str | os.PathLike[str] | None" = None, *, timeout_ms: int = 0,
-                 sync_timeout_ms: int = 0, backlog_bytes: int = 0, block_timeout_ms: int = 0) -> None:
+                 sync_timeout_ms: int = 0, backlog_bytes: int = 0, block_timeout_ms: int = 0,
+                 spin_us: int = 0) -> None:
         super().__init__()
         self._lock = threading.RLock()
-        options = c.ClientOptions(timeout_ms, sync_timeout_ms, backlog_bytes, block_timeout_ms)
+        options = c.ClientOptions(timeout_ms, sync_timeout_ms, backlog_bytes, block_timeout_ms, spin_us)
         pointer = ctypes.c_void_p()
         check(library.coldkv_client_create(ctypes.byref(pointer), os.fsencode(socket) if socket else None,
                                            ctypes.byref(options)))

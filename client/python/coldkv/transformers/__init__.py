@@ -28,7 +28,7 @@ _PLACE = "_coldkv_attachment"  # in the model's __dict__: it lives as long as th
 def attach(model: Any, conversation: str, *, hot: int = 256, k: int = 64, candidates: int = 0,
            socket: Union[str, "os.PathLike[str]", None] = None, window: Optional[int] = None,
            fingerprint: Optional[bytes] = None, prompt: str = "auto", must_exist: bool = False,
-           gpu: Optional[bool] = None) -> Attachment:
+           gpu: Optional[bool] = None, spin_us: int = 0) -> Attachment:
     """Makes model(...) and model.generate(...) continue a conversation, until detach(model).
 
     model: a causal language model in evaluation mode, on any device
@@ -44,6 +44,7 @@ def attach(model: Any, conversation: str, *, hot: int = 256, k: int = 64, candid
     must_exist: NoConversationError rather than a new conversation
     gpu: hot window and attention on the model's own CUDA device: True or NotSupportedError; False: on the processor;
         None: where the library can
+    spin_us: looks for the daemon's answers for so long before it sleeps: quicker, and takes a processor
 
     Raises NotSupported for a model that coldkv cannot serve, saying why, and coldkv.Error for what the daemon refuses.
     The model is then as it was.
@@ -53,7 +54,7 @@ def attach(model: Any, conversation: str, *, hot: int = 256, k: int = 64, candid
     if before is not None:
         raise ValueError(f"a conversation is attached already: '{before.conversation.name}'")
     made = Attachment(model, conversation, k=k, candidates=candidates, socket=socket, window=window,
-                      fingerprint=fingerprint, prompt=prompt, must_exist=must_exist, gpu=gpu)
+                      fingerprint=fingerprint, prompt=prompt, must_exist=must_exist, gpu=gpu, spin_us=spin_us)
     model.__dict__[_PLACE] = made
     return made
 

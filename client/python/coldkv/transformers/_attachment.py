@@ -31,7 +31,8 @@ class Attachment:
     """
 
     def __init__(self, model: Any, name: str, *, k: int, candidates: int, socket: Any, window: Optional[int],
-                 fingerprint: Optional[bytes], prompt: str, must_exist: bool, gpu: Optional[bool]) -> None:
+                 fingerprint: Optional[bytes], prompt: str, must_exist: bool, gpu: Optional[bool],
+                 spin_us: int) -> None:
         self.model, self.prompt = model, prompt
         self._forward, self._generate = model.forward, model.generate
         self._parameters = list(inspect.signature(model.forward).parameters)
@@ -44,7 +45,7 @@ class Attachment:
                 raise NotSupported(f"{type(model).__name__} does not take an attention function from outside")
             self.shape = shape_of(model, model.forward, window)
             made = fingerprint or fingerprint_of(model, self.shape)
-            self.client = undo.enter_context(Client(socket))
+            self.client = undo.enter_context(Client(socket, spin_us=spin_us))
             described = Model(self.client, layers=self.shape.layers, kv_heads=self.shape.kv_heads,
                               group=self.shape.group, head_dim=self.shape.head_dim, window=self.shape.window,
                               rope=self.shape.rope, rope_dims=2 * len(self.shape.rope_freqs),
