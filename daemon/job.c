@@ -79,6 +79,10 @@ static void spin(struct job_queue *queue, uint64_t until_ns) {
   queue->spinners--;
 }
 
+static uint32_t spinners_max(const struct job_queue *queue) {
+  return queue->shared < queue->spinners_max ? queue->shared : queue->spinners_max;
+}
+
 /* Jobs come first: a share gets on without help, a job does not. */
 static void wait_filled(struct job_queue *queue, bool may_help, void *worker) {
   uint64_t until_ns = may_help && queue->spin_ns ? uv_hrtime() + queue->spin_ns : 0;
@@ -86,7 +90,7 @@ static void wait_filled(struct job_queue *queue, bool may_help, void *worker) {
     if (may_help && queue->shares) {
       run_task(queue, queue->shares, 0, worker);
       until_ns = queue->spin_ns ? uv_hrtime() + queue->spin_ns : 0;
-    } else if (until_ns && queue->spinners < queue->spinners_max && uv_hrtime() < until_ns) {
+    } else if (until_ns && queue->spinners < spinners_max(queue) && uv_hrtime() < until_ns) {
       spin(queue, until_ns);
     } else {
       queue->sleepers += may_help;
@@ -255,6 +259,7 @@ void job_pool_share(struct job_pool *pool, uint32_t tasks, void (*task)(void *co
   if (!tasks)
     return;
   pthread_mutex_lock(&queue->lock);
+  queue->shared = tasks;
   share.next = queue->shares;
   queue->shares = &share;
   queue->posted++;
@@ -276,6 +281,7 @@ void job_pool_share(struct job_pool *pool, uint32_t tasks, void (*task)(void *co
 void job_pool_set_spin(struct job_pool *pool, uint64_t spin_us) {
   pthread_mutex_lock(&pool->queue.lock);
   pool->queue.spin_ns = spin_us * 1000;
+  pool->queue.shared = 1;
   pool->queue.spinners_max = pool->thread_count / 2 + 1;
   pthread_mutex_unlock(&pool->queue.lock);
 }

@@ -39,7 +39,8 @@ struct job_queue {
   uint32_t jobs;            /* in the queue */
   uint32_t sleepers, spinners; /* threads that wait and may take part in shares */
   uint64_t spin_ns;         /* for so long they look for work before they sleep, */
-  uint32_t spinners_max;    /* so many at a time */
+  uint32_t spinners_max;    /* so many at a time, */
+  uint32_t shared;          /* and no more than the last share had tasks for: others would only slow these down */
   _Atomic uint32_t posted;  /* changes when work comes */
   bool stopped;
 };
