@@ -27,7 +27,8 @@ static int open_gpu(struct backend *backend, const struct options *options, stru
     return result;
   gpu_info(backend->gpu, &backend->info);
   backend->limit_bytes = options->vram_limit ? options->vram_limit << 20 : backend->info.memory_bytes / 2;
-  backend->code_limit_bytes = options->vram_codes_limit << 20;
+  bool told = options->vram_codes_limit != VRAM_CODES_DEFAULT;
+  backend->code_limit_bytes = told ? options->vram_codes_limit << 20 : backend->info.memory_bytes / 4;
   backend->tokens_min = options->gpu_tokens_min;
   const struct resident_options wanted = {
       .limit_bytes = backend->limit_bytes,

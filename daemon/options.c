@@ -44,7 +44,8 @@ static const char help[] =
     "  --backend WHICH       auto: scan on an NVIDIA GPU if there is one that works (default); cpu: never;\n"
     "                        cuda: do not start without one\n"
     "  --vram-limit N        MiB of the GPU's memory for signatures of conversations; 0: half of it (default)\n"
-    "  --vram-codes-limit N  MiB of it for their key codes, with which it also rescores; 0: it does not (default)\n"
+    "  --vram-codes-limit N  MiB of it for their key codes, with which it also rescores; 0: it does not (default: a\n"
+    "                        quarter of it)\n"
     "  --gpu-tokens-min N    lookups over fewer tokens stay on the processor (default 16384)\n"
     "  --tail-memory-mb N    memory for the unsealed ends of conversations; idle ones leave past it (default 1024)\n"
     "  --scan-memory-mb N    memory for the signatures of open conversations (default 4096)\n"
@@ -122,7 +123,7 @@ static const struct number_option {
     NUMBER("threads", threads, 1, THREADS_MAX, 1),
     NUMBER("spin-us", spin_us, 0, SPIN_US_MAX, 0),
     NUMBER("vram-limit", vram_limit, 0, MEMORY_MB_MAX, 0),
-    NUMBER("vram-codes-limit", vram_codes_limit, 0, MEMORY_MB_MAX, 0),
+    NUMBER("vram-codes-limit", vram_codes_limit, 0, MEMORY_MB_MAX, VRAM_CODES_DEFAULT),
     NUMBER("gpu-tokens-min", gpu_tokens_min, 1, UINT32_MAX, 16384),
     NUMBER("interval-ms", interval_ms, 1, INTERVAL_MS_MAX, 1000),
     NUMBER("tail-memory-mb", tail_memory_mb, 1, MEMORY_MB_MAX, 1024),

@@ -24,6 +24,8 @@ enum backend_choice {
   BACKEND_CUDA, /* a GPU, or the daemon does not start */
 };
 
+#define VRAM_CODES_DEFAULT UINT64_MAX /* a quarter of the GPU's memory */
+
 struct options {
   char data[PATH_MAX], socket[PATH_MAX];
   enum durability durability;
@@ -31,7 +33,7 @@ struct options {
   uint64_t spin_us;        /* idle threads look for work for so long before they sleep */
   enum backend_choice backend;
   uint64_t vram_limit;     /* MiB of the GPU's memory for signatures; 0: half of it */
-  uint64_t vram_codes_limit; /* MiB of it for key codes, with which it rescores; 0: it does not */
+  uint64_t vram_codes_limit; /* MiB of it for key codes, with which it rescores; 0: it does not, or the default */
   uint64_t gpu_tokens_min; /* lookups over fewer are the processor's */
   unsigned interval_ms;    /* durability "interval" */
   uint64_t tail_memory_mb; /* tails of idle conversations leave memory past this */

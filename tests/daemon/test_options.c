@@ -64,7 +64,7 @@ static void test_backend(void **state) {
   assert_int_equal(READ("--data", "/d"), 0);
   assert_int_equal(options.backend, BACKEND_AUTO);
   assert_int_equal(options.vram_limit, 0);
-  assert_int_equal(options.vram_codes_limit, 0);
+  assert_true(options.vram_codes_limit == VRAM_CODES_DEFAULT);
   assert_int_equal(options.gpu_tokens_min, 16384);
   static const char text[] = "backend = cuda\nvram-limit = 40000\nvram-codes-limit = 3\ngpu-tokens-min = 5";
   write_config(text, strlen(text));
