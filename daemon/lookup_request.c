@@ -311,16 +311,17 @@ static void run_heads_after_gpu(struct lookup_work *work, uint32_t heads, struct
 }
 
 /* Heavy lookups, and short ones, stay on this thread. Longer ones are shared out by kv head; where there are far fewer
- * of these than threads, head after head is, by range. */
+ * of these than threads, head after head is, by range, if that is long enough for more. */
 static void run_heads(struct lookup_work *work, uint32_t heads, struct lookup_worker *worker) {
   struct job_pool *pool = &work->request->server->lookups;
-  uint64_t scores = view_count(work->request->view) * heads * work->request->params.lookup.rows;
+  uint64_t tokens = view_count(work->request->view), scores = tokens * heads * work->request->params.lookup.rows;
   if (work->request->heavy) {
     for (uint32_t head = 0; head < heads; head++)
       head_task(work, head, worker);
     return;
   }
-  if (scores >= SHARED_SCORES_MIN && heads * THREADS_PER_HEAD >= pool->thread_count) {
+  bool few = heads * THREADS_PER_HEAD < pool->thread_count && heads < lookup_lanes(pool->thread_count, tokens);
+  if (scores >= SHARED_SCORES_MIN && !few) {
     job_pool_share(pool, heads, head_task, work, worker);
     return;
   }

@@ -325,11 +325,14 @@ static int prepare_queries(struct lookup_scratch *scratch, const struct lookup_r
   return 0;
 }
 
-/* As many lanes as the team has, unless the range is too short to be worth it. */
+uint32_t lookup_lanes(uint32_t threads, uint64_t tokens) {
+  uint64_t lanes = tokens / LANE_TOKENS_MIN;
+  lanes = threads < lanes ? threads : lanes;
+  return lanes < 1 ? 1 : lanes > LANE_COUNT_MAX ? LANE_COUNT_MAX : (uint32_t)lanes;
+}
+
 static uint32_t count_lanes(const struct lookup_team *team, uint32_t tokens) {
-  uint32_t lanes = team ? team->lanes : 1, worth = tokens / LANE_TOKENS_MIN;
-  lanes = lanes < worth ? lanes : worth;
-  return lanes < 1 ? 1 : lanes > LANE_COUNT_MAX ? LANE_COUNT_MAX : lanes;
+  return team ? lookup_lanes(team->lanes, tokens) : 1;
 }
 
 /* A key that is out of place would lead anywhere in memory. */

@@ -81,6 +81,9 @@ void lookup_scratch_destroy(struct lookup_scratch *scratch);
 /* clamp(tokens / 32, 1024, 4096). */
 uint32_t lookup_default_candidates(uint64_t tokens);
 
+/* Lanes that so many threads share a scan of that range as: one where more would cost more than they bring. */
+uint32_t lookup_lanes(uint32_t threads, uint64_t tokens);
+
 /* Tokens that have a place in parts and are within from .. before - 1; UINT64_MAX is no bound. */
 uint64_t lookup_tokens(const struct record_columns *parts, uint32_t part_count, uint64_t from, uint64_t before);
 
