@@ -153,7 +153,7 @@ static void merge_row(struct lookup_scratch *scratch, const struct shares *share
   struct select *found = &scratch->found[row];
   found->keys = (uint64_t *)scratch->merged.data + row * merged_keys(scratch, candidates);
   found->count = 0;
-  if (scratch->rescored)
+  if (given && scratch->rescored)
     put_keys(found, given->keys + (size_t)given_row * given_places(given), given_keys(given, given_row));
   else if (given)
     put_unordered(found, given->keys + (size_t)given_row * given_places(given), given_keys(given, given_row),
