@@ -68,7 +68,7 @@ __device__ __forceinline__ void take(const cuda_attend_job &job, const Share &sh
   }
   float score = sum_lanes<D::COUNT>(dots, lane);
   uint32_t mine = lane / (Q * D::LANES);
-  if (mine >= KEYS || base + mine * HALVES + half >= share.end)
+  if (base + mine * HALVES + half >= share.end)
     score = -INFINITY;
   float top = fmaxf(found.top, score);
 #pragma unroll
@@ -114,11 +114,6 @@ template <typename T, int Q, bool ROTATE>
 __global__ void __launch_bounds__(THREADS) attend_kernel(const __grid_constant__ cuda_attend_job job) {
   __shared__ Shared<Q> shared;
   uint32_t half = threadIdx.x / 16, lane = threadIdx.x % 16, splits = gridDim.x;
-  bool cluster = CLUSTER > 0 && job.cluster;
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  if (cluster)
-    open_cluster(shared, splits);
-#endif
   Share share(job);
   Query asked;
   Found<Q> found = {-INFINITY, 0, {}};
@@ -155,38 +150,16 @@ __global__ void __launch_bounds__(THREADS) attend_kernel(const __grid_constant__
   Part part = {};
   if (q < Q)
     part = add_warps<Q>(shared, q, pair);
-  bool whole = splits == 1 || (cluster ? add_cluster<Q>(shared, q, pair, splits, part)
-                                       : add_grid<Q>(job, share, shared, q, pair, splits, part));
+  bool whole = splits == 1 || add_grid<Q>(job, share, shared, q, pair, splits, part);
   if (whole && q < Q)
     put_out(job, share, q, coordinate(2 * pair), part);
 }
 
 /* --- launches ----------------------------------------------------------------------------------------------------- */
 
-/* Whether the blocks of a row and kv head can be one cluster on this device. */
-bool can_cluster(uint32_t splits) {
-  int device = 0, can = 0;
-  return splits > 1 && splits <= CLUSTER && cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&can, cudaDevAttrClusterLaunch, device) == cudaSuccess && can;
-}
-
-template <typename T, int Q, bool ROTATE> cudaError_t launch(cuda_attend_job job, cudaStream_t stream) {
-  enum { CLUSTER_ANYWHERE = 8 };
+template <typename T, int Q, bool ROTATE> cudaError_t launch(const cuda_attend_job &job, cudaStream_t stream) {
   dim3 grid(job.plan.far_splits + job.plan.hot_splits, job.shape.heads, job.count * job.plan.tiles);
-  job.cluster = can_cluster(grid.x);
-  if (!job.cluster)
-    return enqueue(attend_kernel<T, Q, ROTATE>, grid, THREADS, stream, job);
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = grid.x;
-  attribute.val.clusterDim.y = 1;
-  attribute.val.clusterDim.z = 1;
-  cudaLaunchConfig_t config = {grid, dim3(THREADS), 0, stream, &attribute, 1};
-  cudaError_t status = grid.x <= CLUSTER_ANYWHERE
-                           ? cudaSuccess
-                           : cudaFuncSetAttribute(attend_kernel<T, Q, ROTATE>,
-                                                  cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-  return status == cudaSuccess ? cudaLaunchKernelEx(&config, attend_kernel<T, Q, ROTATE>, job) : status;
+  return enqueue(attend_kernel<T, Q, ROTATE>, grid, THREADS, stream, job);
 }
 
 template <typename T> cudaError_t launch_type(const cuda_attend_job *job, cudaStream_t stream) {

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The coldkv authors
 //
-// How attend.cu adds up what halves, warps and blocks found: the block that comes last does, or the first one where the
-// blocks are a cluster.
+// How attend.cu adds up what halves, warps and blocks found: the block that comes last does.
 #ifndef COLDKV_CLIENT_CUDA_ATTEND_ADD_CUH
 #define COLDKV_CLIENT_CUDA_ATTEND_ADD_CUH
 
@@ -24,9 +23,10 @@ __device__ __forceinline__ float power(float x) {
 /* What powers are taken relative to. */
 __device__ __forceinline__ float base_of(float top) { return top == -INFINITY ? 0 : top; }
 
-/* Keys times queries that a half has at once: i * Q + q, to a power of two. */
+/* Keys times queries that a half has at once: i * Q + q. */
 template <int Q> struct Dots {
-  enum { KEYS_UP = KEYS > 2 ? 4 : int(KEYS), COUNT = KEYS_UP * Q, LANES = 16 / COUNT /* that have the same one */ };
+  enum { COUNT = KEYS * Q, LANES = 16 / COUNT /* that have the same one */ };
+  static_assert(16 % COUNT == 0, "a lane has one");
 };
 
 /* What a half has found: a running maximum and sum of powers of two for the key and query of the lane's, the maximum
@@ -37,7 +37,6 @@ template <int Q> struct Found {
 
 /* Shared memory of a block. Vectors in the order of position(). */
 template <int Q> struct __align__(16) Shared {
-  enum { BLOCKS = CLUSTER > 0 ? int(CLUSTER) : 1 };
   union {
     float values[WARPS][Q][CUDA_D_MAX];
     float slots[HALVES][CUDA_D_MAX];
@@ -45,9 +44,6 @@ template <int Q> struct __align__(16) Shared {
   float queries[Q][CUDA_D_MAX];
   float top[Q][WARPS], sum[Q][WARPS];
   uint32_t last;
-  uint64_t received; /* what counts what blocks of a cluster send */
-  float2 their_values[BLOCKS][Q][PAIRS]; /* of the cluster's blocks, in the first */
-  float2 their_weights[BLOCKS][Q];
 };
 
 /* Adds up the two halves of a warp, each of which keeps half of it, for the block to see. */
@@ -99,8 +95,8 @@ template <int Q> __device__ __forceinline__ Part add_warps(const Shared<Q> &shar
 }
 
 /* Adds up blocks: `values` are a thread's own, `step` from one block to the next, as `weights` are Q. All is read at
- * once, since what takes long is to wait for it. NEAR: in shared memory. */
-template <int Q, bool NEAR>
+ * once, since what takes long is to wait for it. */
+template <int Q>
 __device__ __forceinline__ Part add_blocks(const float2 *values, uint32_t step, const float2 *weights,
                                            uint32_t splits) {
   Part part = {make_float2(0, 0), make_float2(-INFINITY, 0)};
@@ -110,8 +106,8 @@ __device__ __forceinline__ Part add_blocks(const float2 *values, uint32_t step, 
     for (uint32_t s = 0; s < AHEAD; s++) {
       bool there = from + s < splits;
       const float2 *value = values + (from + s) * step, *weight = weights + (from + s) * Q;
-      x[s] = !there ? make_float2(0, 0) : NEAR ? *value : __ldcg(value);
-      w[s] = !there ? make_float2(-INFINITY, 0) : NEAR ? *weight : __ldcg(weight);
+      x[s] = there ? __ldcg(value) : make_float2(0, 0);
+      w[s] = there ? __ldcg(weight) : make_float2(-INFINITY, 0);
     }
     float top = part.weight.x;
 #pragma unroll
@@ -130,81 +126,6 @@ __device__ __forceinline__ Part add_blocks(const float2 *values, uint32_t step, 
   }
   return part;
 }
-
-/* --- clusters ----------------------------------------------------------------------------------------------------- */
-
-#if COLDKV_ATTEND_ASYNC && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-/* What is sent arrives by itself, and a barrier in the first block counts its bytes. */
-__device__ __forceinline__ uint32_t shared_address(const void *shared) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-}
-
-template <int Q> __device__ __forceinline__ void open_cluster(Shared<Q> &shared, uint32_t splits) {
-  if (threadIdx.x == 0) {
-    uint32_t bytes = splits * uint32_t(Q * (PAIRS + 1) * sizeof(float2));
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n\t"
-                 "fence.mbarrier_init.release.cluster;\n\t"
-                 "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&shared.received)),
-                 "r"(bytes)
-                 : "memory");
-  }
-  __cluster_barrier_arrive_relaxed();
-}
-
-/* To the first block's copy of `to`, which lies in this block's shared memory. */
-template <int Q> __device__ __forceinline__ void send(Shared<Q> &shared, const float2 *to, float2 x) {
-  uint32_t address, received;
-  asm("mapa.shared::cluster.u32 %0, %1, 0;" : "=r"(address) : "r"(shared_address(to)));
-  asm("mapa.shared::cluster.u32 %0, %1, 0;" : "=r"(received) : "r"(shared_address(&shared.received)));
-  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(address),
-               "f"(x.x), "f"(x.y), "r"(received)
-               : "memory");
-}
-
-template <int Q> __device__ __forceinline__ void wait_for_cluster(Shared<Q> &shared) {
-  for (uint32_t done = blockIdx.x; !done;)
-    asm volatile("{\n\t"
-                 ".reg .pred p;\n\t"
-                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0;\n\t"
-                 "selp.u32 %0, 1, 0, p;\n\t"
-                 "}"
-                 : "=r"(done)
-                 : "r"(shared_address(&shared.received))
-                 : "memory");
-}
-#elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-template <int Q> __device__ __forceinline__ void open_cluster(Shared<Q> &, uint32_t) {
-  __cluster_barrier_arrive_relaxed();
-}
-
-template <int Q> __device__ __forceinline__ void send(Shared<Q> &, float2 *to, float2 x) {
-  *static_cast<float2 *>(__cluster_map_shared_rank(to, 0)) = x;
-}
-
-template <int Q> __device__ __forceinline__ void wait_for_cluster(Shared<Q> &) {
-  __cluster_barrier_arrive();
-  __cluster_barrier_wait();
-}
-#endif
-
-/* Adds up the blocks of a cluster in the shared memory of the first, and returns true there. */
-template <int Q>
-__device__ __forceinline__ bool add_cluster(Shared<Q> &shared, uint32_t q, uint32_t pair, uint32_t splits, Part &part) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  __cluster_barrier_wait(); /* until the first block runs */
-  if (q < Q) {
-    send(shared, &shared.their_values[blockIdx.x][q][pair], part.value);
-    if (pair == 0)
-      send(shared, &shared.their_weights[blockIdx.x][q], part.weight);
-  }
-  wait_for_cluster(shared);
-  if (blockIdx.x == 0 && q < Q)
-    part = add_blocks<Q, true>(&shared.their_values[0][q][pair], Q * PAIRS, &shared.their_weights[0][q], splits);
-#endif
-  return blockIdx.x == 0;
-}
-
-/* --- the grid ----------------------------------------------------------------------------------------------------- */
 
 /* True in the block that comes last to its row and kv head; what the others wrote is there for it, and `arrived` is 0
  * again for the next launch. */
@@ -246,7 +167,7 @@ __device__ __forceinline__ bool add_grid(const cuda_attend_job &job, const Share
   if (!arrive<Q>(shared, job.arrived + group, splits))
     return false;
   if (q < Q && c < d)
-    part = add_blocks<Q, false>(values, Q * d / 2, weights, splits);
+    part = add_blocks<Q>(values, Q * d / 2, weights, splits);
   return true;
 }
 

@@ -19,7 +19,6 @@ enum {
   STEP = PLAN_KEYS,
   PAIRS = CUDA_PAIRS_MAX,    /* threads that take a query, or a query's part of the result: two coordinates each */
   AHEAD = 12,                /* splits that are read at once */
-  CLUSTER = PLAN_CLUSTER,    /* blocks that can be one */
   ALL = 0xffffffff,
 };
 

@@ -9,11 +9,6 @@
 
 #include "client/cuda/encode.cuh"
 
-/* To be tried: blocks of a multiprocessor, 2 or 3; COLDKV_ENCODE_SQUARES looks squares of levels up, too. */
-#ifndef COLDKV_ENCODE_BLOCKS
-#define COLDKV_ENCODE_BLOCKS 3
-#endif
-
 namespace {
 
 enum {
@@ -21,7 +16,7 @@ enum {
   ROW_RUN = 32,                    /* tokens of a warp at a time */
   ROW_WARPS = 4,
   ROW_THREADS = 32 * ROW_WARPS,
-  ROW_BLOCKS = COLDKV_ENCODE_BLOCKS, /* of a multiprocessor: what registers allow */
+  ROW_BLOCKS = 3,                  /* of a multiprocessor: what registers allow */
   ROW_PIECE = 256,                 /* bytes of a vector that are fetched at a time */
   ROW_STRIDE = ROW_PIECE + 16,     /* in shared memory: the 16 bytes for the banks */
   ROW_WORDS = ROW_D / 32,
@@ -172,16 +167,6 @@ __device__ __forceinline__ uint32_t two_indices(const float *thresholds, float a
   return bits;
 }
 
-#ifdef COLDKV_ENCODE_SQUARES
-__device__ __forceinline__ float2 square_pair(const uint8_t *pair, float2) {
-  return *reinterpret_cast<const float2 *>(pair + 16 * sizeof(float2));
-}
-#else
-__device__ __forceinline__ float2 square_pair(const uint8_t *, float2 levels) {
-  return make_float2(levels.x * levels.x, levels.y * levels.y);
-}
-#endif
-
 /* Returns false when there is no record of the rotated vector. `pairs` in shared memory are the levels of what
  * two_indices gives. */
 __device__ __forceinline__ bool quantize_row(const float *x, const cuda_split &split, const uint8_t *pairs, bool tiny,
@@ -205,13 +190,13 @@ __device__ __forceinline__ bool quantize_row(const float *x, const cuda_split &s
       for (int o = 0; o < 2; o++) {
         float a = fabsf(x[at + o]), b = fabsf(x[at + o + 2]);
         uint32_t bits = two_indices(thresholds, a, b), *to = o ? odd : even;
-        float2 levels = *reinterpret_cast<const float2 *>(pairs + bits), squares = square_pair(pairs + bits, levels);
+        float2 levels = *reinterpret_cast<const float2 *>(pairs + bits);
         to[w] = shift ? to[w] + (bits << (shift ? shift - 3 : 0)) : bits >> 3;
         float *product = products + first + o, *weight = weights + first + o;
         product[0] = t ? product[0] + a * levels.x : a * levels.x;
         product[2] = t ? product[2] + b * levels.y : b * levels.y;
-        weight[0] = t ? weight[0] + squares.x : squares.x;
-        weight[2] = t ? weight[2] + squares.y : squares.y;
+        weight[0] = t ? weight[0] + levels.x * levels.x : levels.x * levels.x;
+        weight[2] = t ? weight[2] + levels.y * levels.y : levels.y * levels.y;
       }
     }
 #pragma unroll
@@ -289,26 +274,27 @@ __device__ __forceinline__ bool take_means(const float *mean, const uint32_t *si
   return tiny;
 }
 
-/* Runs are numbered place after place, `runs` of each. */
+/* Runs are numbered place after place. All warps take one a round, but in the last: there blocks have as many as each
+ * other, to within one, and those of a multiprocessor (every `processors`th) give them to warps of other schedulers. */
 template <typename T>
 __global__ void __launch_bounds__(ROW_THREADS, ROW_BLOCKS)
-    encode128_kernel(const __grid_constant__ cuda_encode_job job, const __grid_constant__ RowSigns signs) {
+    encode128_kernel(const __grid_constant__ cuda_encode_job job, const __grid_constant__ RowSigns signs,
+                     uint32_t processors) {
   enum { PIECES = ROW_D * sizeof(T) / ROW_PIECE };
   __shared__ __align__(16) uint32_t table[CUDA_CRC_TABLE];
-  __shared__ __align__(16) float2 pairs[2 * 16]; /* levels, their squares */
+  __shared__ __align__(16) float2 pairs[16]; /* levels */
   __shared__ RowMemory memories[ROW_WARPS];
   uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   RowMemory &memory = memories[warp];
   load_table(job.crc_table, table);
   if (threadIdx.x < 16) {
-    float a = job.key.levels[0][threadIdx.x % 4], b = job.key.levels[0][threadIdx.x / 4];
-    pairs[threadIdx.x] = make_float2(a, b);
-    pairs[16 + threadIdx.x] = make_float2(a * a, b * b);
+    pairs[threadIdx.x] = make_float2(job.key.levels[0][threadIdx.x % 4], job.key.levels[0][threadIdx.x / 4]);
   }
   __syncthreads();
   Run run;
   bool good = true;
-  for (uint32_t at = blockIdx.x * ROW_WARPS + warp; run_of(job, at, ROW_RUN, run); at += gridDim.x * ROW_WARPS) {
+  uint32_t at = (warp + blockIdx.x / processors) % ROW_WARPS * gridDim.x + blockIdx.x;
+  for (; run_of(job, at, ROW_RUN, run); at += gridDim.x * ROW_WARPS) {
     size_t place = static_cast<size_t>(run.place);
     uint32_t first = (job.first + run.begin) % CUDA_RING;
     const uint8_t *vectors = static_cast<const uint8_t *>(job.keys) + place * CUDA_RING * ROW_D * sizeof(T);

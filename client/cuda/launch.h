@@ -158,7 +158,6 @@ struct cuda_attend_job {
   const uint32_t *index;            /* [count][heads][k]: places in the head's union */
   const uint32_t *slot_counts;      /* [count][heads]; NULL: no slots */
   uint32_t slots_rotated;           /* else by their place in the row, from `table` */
-  uint32_t cluster;                 /* set by the launch: the blocks of a row and kv head are one */
   const float *rows, *unrotate, *table;
   float scale;                      /* softmax_scale / ln 2 */
   float *partial;                   /* [count * tiles][heads][splits][tile][d], then [..][2]: maximum and sum */

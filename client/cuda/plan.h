@@ -12,20 +12,7 @@
 extern "C" {
 #endif
 
-/* How attend.cu is built; to be tried out with -D, of plan.c, attend.cu and tests alike. */
-#ifndef COLDKV_ATTEND_KEYS
-#define COLDKV_ATTEND_KEYS 2 /* that half a warp has under way at once: 1 to 4 */
-#endif
-#ifndef COLDKV_ATTEND_CLUSTER
-#define COLDKV_ATTEND_CLUSTER 0 /* blocks that add up as one cluster: 0, or up to 12; 8 are possible everywhere */
-#endif
-#ifndef COLDKV_ATTEND_ASYNC
-#define COLDKV_ATTEND_ASYNC 0 /* 1: they send with st.async, else they store and meet */
-#endif
-enum {
-  PLAN_KEYS = 16 * COLDKV_ATTEND_KEYS, /* that a block takes at once */
-  PLAN_CLUSTER = COLDKV_ATTEND_CLUSTER,
-};
+enum { PLAN_KEYS = 32 /* that a block of attend.cu takes at once: two for each half of a warp */ };
 
 /* Entry 256 j + i is what a byte i that j bytes follow, all zero, adds to a CRC-32C ("slicing by 4"). */
 enum { PLAN_CRC_TABLE = 4 * 256 };

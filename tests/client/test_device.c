@@ -31,6 +31,7 @@ struct pair {
   struct device_shape shape;
   int type;   /* of the calls */
   bool wild;  /* lengths for records, too different for an attention that can be compared */
+  bool tiny;  /* all numbers next to 0 */
   struct rope rope;
   struct codec codec;
   struct device *device;
@@ -45,6 +46,9 @@ static struct error error;
 
 static uint32_t below(uint32_t n) { return (uint32_t)random_below(&randomness, n); }
 static float noise(void) { return (float)((int)below(65536) - 32768) / 16384.0f; }
+
+/* -0, 0, or hardly more, where the type has that. */
+static float next_to_zero(void) { return below(3) ? (float)((int)below(9) - 4) * 0x1p-149f : -0.0f; }
 
 static void give_up(const char *what) {
   fprintf(stderr, "test_device: %s: %s\n", what, error.text);
@@ -71,7 +75,9 @@ static float *vectors(const struct pair *p, size_t count) {
     uint32_t kind = below(24);
     float scale = kind == 0 ? 0 : kind == 1 ? 0x1p-120f : kind == 2 ? 0x1p-20f : kind == 3 && p->wild ? 300 : 1;
     for (uint32_t c = 0; c < d; c++)
-      x[i * d + c] = rounded(p->type, noise() * scale + (kind < 3 || kind == 4 ? 0 : 0.3f));
+      x[i * d + c] = rounded(p->type, p->tiny && kind < 4 ? -0.0f
+                                      : p->tiny           ? next_to_zero()
+                                                          : noise() * scale + (kind < 3 || kind == 4 ? 0 : 0.3f));
   }
   return x;
 }
@@ -95,6 +101,7 @@ static void make_pair(struct pair *p) {
                                    .head_dim = d, .hot_type = below(3), .rope = &p->rope,
                                    .softmax_scale = (float)(1 / sqrt(d))};
   p->wild = below(3) == 0;
+  p->tiny = below(5) == 0;
   p->type = below(2) ? (int)p->shape.hot_type : (int)below(3);
   need(codec_init(&p->codec, d, random_u64(&randomness), &error), "codec");
   need(hot_init(&p->hot, p->shape.layers, p->shape.heads, d, &error), "hot");
@@ -102,8 +109,8 @@ static void make_pair(struct pair *p) {
   p->mean_k = allocate(means * sizeof(float));
   p->mean_v = allocate(means * sizeof(float));
   for (size_t i = 0; i < means; i++) {
-    p->mean_k[i] = below(8) ? noise() : 0;
-    p->mean_v[i] = below(8) ? noise() : 0;
+    p->mean_k[i] = p->tiny ? next_to_zero() : below(8) ? noise() : 0;
+    p->mean_v[i] = p->tiny ? next_to_zero() : below(8) ? noise() : 0;
   }
   cuda(cudaStreamCreateWithFlags(&p->streams[0], cudaStreamNonBlocking), "stream");
   cuda(cudaStreamCreate(&p->streams[1]), "stream");

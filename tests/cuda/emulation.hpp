@@ -60,7 +60,7 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 
 namespace emulation {
 
-enum { BLOCKS_PER_PROCESSOR = 2, WARP = 32, CLUSTER_MAX = 16 };
+enum { BLOCKS_PER_PROCESSOR = 2, WARP = 32 };
 
 struct Place {
   emulated_index thread, block, block_size, grid;
@@ -71,20 +71,13 @@ extern thread_local Place place;
 uint32_t barrier(int line, bool here);
 /* Of a warp: waits for all its threads, and returns what each of them gave. */
 const uint64_t *exchange(int line, uint32_t mask, uint64_t value);
-/* Of a cluster: tells its blocks that a thread is here; waits, with the whole block, for all threads of them. */
-void cluster_arrive();
-void cluster_wait(int line);
-/* Where in another block of the cluster the same shared memory is. */
-void *in_cluster(const void *shared, unsigned block);
 /* Lets other threads of the block go on, now and then. */
 void stagger();
 /* Lets them, and other blocks, for a while. */
 void sleep();
 
-/* Runs `kernel` in every thread of the grid, when the stream comes to it. All blocks run at a time if they must, and
- * those of a cluster, which are neighbours in x. */
-cudaError_t launch(dim3 grid, dim3 block, bool all_at_a_time, cudaStream_t stream, std::function<void()> kernel,
-                   unsigned cluster = 1);
+/* Runs `kernel` in every thread of the grid, when the stream comes to it. All blocks run at a time if they must. */
+cudaError_t launch(dim3 grid, dim3 block, bool all_at_a_time, cudaStream_t stream, std::function<void()> kernel);
 
 template <typename T> T shuffle(int line, uint32_t mask, T value, uint32_t from) {
   static_assert(sizeof(T) <= sizeof(uint64_t), "what a lane gives");
@@ -131,13 +124,6 @@ cudaError_t launch_with(void (*kernel)(A...), dim3 grid, dim3 block, bool all_at
   (emulation::shuffle(__LINE__, (mask), (value),                                                                       \
                       emulation::lane() >= (by) ? emulation::lane() - (by) : emulation::lane()))
 #define __ballot_sync(mask, here) (emulation::ballot(__LINE__, (mask), (here)))
-
-/* --- within a cluster -------------------------------------------------------------------------------------------- */
-
-#define __cluster_barrier_arrive() (emulation::cluster_arrive())
-#define __cluster_barrier_arrive_relaxed() (emulation::cluster_arrive())
-#define __cluster_barrier_wait() (emulation::cluster_wait(__LINE__))
-#define __cluster_map_shared_rank(shared, block) (emulation::in_cluster((shared), (block)))
 
 /* --- memory ------------------------------------------------------------------------------------------------------ */
 
@@ -214,36 +200,6 @@ template <typename... A>
 cudaError_t cudaLaunchCooperativeKernel(void (*kernel)(A...), dim3 grid, dim3 block, void **arguments, size_t,
                                         cudaStream_t stream) {
   return emulation::launch_with(kernel, grid, block, true, arguments, stream, std::index_sequence_for<A...>());
-}
-
-enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4 };
-
-struct cudaLaunchAttribute {
-  cudaLaunchAttributeID id;
-  struct {
-    emulated_index clusterDim;
-  } val;
-};
-
-/* The real one's first names are macros here. */
-struct cudaLaunchConfig_t {
-  dim3 grid, block;
-  size_t dynamicSmemBytes;
-  cudaStream_t stream;
-  cudaLaunchAttribute *attrs;
-  unsigned numAttrs;
-};
-
-/* Of clusters, along x. */
-template <typename... A>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(A...), const A &...arguments) {
-  unsigned cluster = config->numAttrs ? config->attrs->val.clusterDim.x : 1;
-  return emulation::launch(config->grid, config->block, false, config->stream,
-                           [kernel, arguments...] { kernel(arguments...); }, cluster);
-}
-
-template <typename... A> cudaError_t cudaFuncSetAttribute(void (*)(A...), cudaFuncAttribute, int) {
-  return cudaSuccess;
 }
 
 template <typename A>

@@ -77,12 +77,6 @@ void give_stacks(unsigned threads, char *stacks) {
   spare_stacks[threads].push_back(stacks);
 }
 
-/* Blocks that wait for each other: how many threads have arrived so far, and where in memory each block is. */
-struct Cluster {
-  std::atomic<uint64_t> arrived{0};
-  char *blocks[emulation::CLUSTER_MAX];
-};
-
 struct Block {
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
@@ -90,9 +84,6 @@ struct Block {
   Meeting meeting;
   uint32_t here[2] = {0, 0}; /* of this barrier and the next one */
   const std::function<void()> *kernel;
-  Cluster *cluster;
-  unsigned cluster_blocks;
-  uint64_t cluster_waits = 0;
   ucontext_t scheduler;
   jmp_buf scheduler_next;
   uint32_t now; /* the fiber that runs */
@@ -196,16 +187,12 @@ void run_all_fibers() {
 
 /* --- blocks ------------------------------------------------------------------------------------------------------ */
 
-void run_block(unsigned number, dim3 grid, unsigned threads, const std::function<void()> &kernel, Cluster *cluster,
-               unsigned cluster_blocks) {
+void run_block(unsigned number, dim3 grid, unsigned threads, const std::function<void()> &kernel) {
   Block here(threads);
   ucontext_t blank;
   getcontext(&blank);
   block = &here;
   here.kernel = &kernel;
-  here.cluster = cluster;
-  here.cluster_blocks = cluster_blocks;
-  cluster->blocks[number % cluster_blocks] = reinterpret_cast<char *>(&emulation::place);
   here.random = emulation::chance();
   here.place = {{0, 0, 0},
                 {number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y},
@@ -226,17 +213,15 @@ void run_block(unsigned number, dim3 grid, unsigned threads, const std::function
 
 } // namespace
 
-void emulation::run_grid(dim3 grid, unsigned threads, bool all_at_a_time, const std::function<void()> &kernel,
-                         unsigned cluster) {
+void emulation::run_grid(dim3 grid, unsigned threads, bool all_at_a_time, const std::function<void()> &kernel) {
   unsigned blocks = grid.x * grid.y * grid.z;
   std::atomic<unsigned> next{0};
-  unsigned workers = all_at_a_time ? blocks : std::min<unsigned>(blocks, std::max<unsigned>(BLOCKS_AT_A_TIME, cluster));
+  unsigned workers = all_at_a_time ? blocks : std::min<unsigned>(blocks, BLOCKS_AT_A_TIME);
   std::vector<std::thread> running;
-  std::vector<Cluster> clusters(blocks / cluster); /* blocks are taken in order, so those of the first one go on */
   for (unsigned i = 0; i < workers; i++)
     running.emplace_back([&] {
       for (unsigned number; (number = next++) < blocks;)
-        run_block(number, grid, threads, kernel, &clusters[number / cluster], cluster);
+        run_block(number, grid, threads, kernel);
     });
   for (std::thread &thread : running)
     thread.join();
@@ -294,22 +279,6 @@ const uint64_t *emulation::exchange(int line, uint32_t mask, uint64_t value) {
     wait_for(warp.meeting);
   }
   return warp.taken;
-}
-
-void emulation::cluster_arrive() { block->cluster->arrived++; }
-
-void emulation::cluster_wait(int line) {
-  if (place.thread.x == 0) {
-    uint64_t all = ++block->cluster_waits * block->cluster_blocks * block->fibers.size();
-    while (block->cluster->arrived < all)
-      sleep();
-  }
-  barrier(line, false);
-}
-
-/* Shared memory is thread_local, as `place` is: as far from it in every thread. */
-void *emulation::in_cluster(const void *shared, unsigned number) {
-  return block->cluster->blocks[number] + (static_cast<const char *>(shared) - reinterpret_cast<char *>(&place));
 }
 
 void emulation::sleep() {

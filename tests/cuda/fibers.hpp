@@ -9,8 +9,8 @@
 
 namespace emulation {
 
-/* Runs the kernel in each of grid x `threads` threads. Blocks are `cluster` to a cluster. */
-void run_grid(dim3 grid, unsigned threads, bool all_at_a_time, const std::function<void()> &kernel, unsigned cluster);
+/* Runs the kernel in each of grid x `threads` threads. */
+void run_grid(dim3 grid, unsigned threads, bool all_at_a_time, const std::function<void()> &kernel);
 
 /* A random number, other in every run. From any thread. */
 uint64_t chance();

@@ -36,7 +36,7 @@ struct emulated_stream {
 
 namespace {
 
-enum { PROCESSORS = 7, ALIGNMENT = 256 };
+enum { PROCESSORS_MAX = 7, ALIGNMENT = 256 };
 
 enum class Kind { DEVICE, PINNED };
 
@@ -53,6 +53,12 @@ void fill(void *memory, size_t size) {
     state = state * 6364136223846793005u + 1442695040888963407u;
     static_cast<char *>(memory)[i] = static_cast<char>(state >> 56);
   }
+}
+
+/* As many in every run as chance has it. */
+unsigned processors() {
+  static const unsigned count = 1 + static_cast<unsigned>(emulation::chance() % PROCESSORS_MAX);
+  return count;
 }
 
 cudaError_t allocate(void **memory, size_t size, Kind kind) {
@@ -144,12 +150,11 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> run) { return enq
 } // namespace
 
 cudaError_t emulation::launch(dim3 grid, dim3 block, bool all_at_a_time, cudaStream_t stream,
-                              std::function<void()> kernel, unsigned cluster) {
+                              std::function<void()> kernel) {
   unsigned blocks = grid.x * grid.y * grid.z;
-  if (blocks == 0 || block.x == 0 || (all_at_a_time && blocks > PROCESSORS * BLOCKS_PER_PROCESSOR) ||
-      cluster > CLUSTER_MAX || grid.x % cluster)
+  if (blocks == 0 || block.x == 0 || (all_at_a_time && blocks > processors() * BLOCKS_PER_PROCESSOR))
     return cudaErrorInvalidValue;
-  return enqueue(stream, [=] { emulation::run_grid(grid, block.x, all_at_a_time, kernel, cluster); });
+  return enqueue(stream, [=] { emulation::run_grid(grid, block.x, all_at_a_time, kernel); });
 }
 
 extern "C" {
@@ -180,16 +185,10 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int) {
   *properties = {};
   snprintf(properties->name, sizeof properties->name, "emulation");
   properties->major = 8;
-  properties->multiProcessorCount = PROCESSORS;
+  properties->multiProcessorCount = static_cast<int>(processors());
   properties->cooperativeLaunch = 1;
   properties->l2CacheSize = 1 << 20;
   properties->totalGlobalMem = 1 << 30;
-  return cudaSuccess;
-}
-
-/* Clusters are there or not, so that kernels are run both ways. */
-cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr, int) {
-  *value = static_cast<int>(emulation::chance() % 2);
   return cudaSuccess;
 }
 
