@@ -11,7 +11,7 @@
 /* What a connection has used counts half after so long, and so much is a part of a processor that others notice. */
 #define HALF_MS 100.0
 #define MUCH_COST ((double)(1 << 21))
-/* A client that has been the only one for so long has all threads to itself. */
+/* A client has all threads to itself when no other has asked for so long. */
 #define ALONE_MS 1000u
 /* Reads of a connection that wait here. */
 #define WAITING_MAX 4u
@@ -35,7 +35,8 @@ static double used(struct server *server, struct read_queue *queue) {
 }
 
 static bool is_heavy(struct server *server, struct read_queue *queue) {
-  if (uv_now(&server->loop) - server->reads.other_ms > ALONE_MS)
+  uint64_t other_ms = server->reads.other_ms;
+  if (!other_ms || uv_now(&server->loop) - other_ms > ALONE_MS)
     return false;
   return queue->first->cost >= HEAVY_COST || used(server, queue) >= MUCH_COST;
 }
@@ -104,6 +105,8 @@ static void drop(struct request *request) {
 }
 
 void reads_drop(struct connection *connection) {
+  if (connection->server->reads.last == connection)
+    connection->server->reads.last = NULL;
   while (connection->reads.first)
     drop(take_first(connection));
 }
@@ -116,10 +119,10 @@ void reads_put(struct request *request) {
     drop(request);
     return;
   }
-  if (server->reads.last != connection) {
-    server->reads.last = connection;
-    server->reads.other_ms = uv_now(&server->loop);
-  }
+  if (server->reads.last && server->reads.last != connection)
+    server->reads.other_ms = server->reads.last_ms;
+  server->reads.last = connection;
+  server->reads.last_ms = uv_now(&server->loop);
   request->next = NULL;
   *queue->end = request;
   queue->end = &request->next;

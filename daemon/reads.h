@@ -33,8 +33,8 @@ struct read_queue {
 struct read_schedule {
   TAILQ_HEAD(read_connections, connection) connections; /* that have reads waiting; who was served last is last */
   uint32_t out, heavy_out;       /* with the threads; the heavy ones are with those of their own */
-  const struct connection *last; /* that a read came from; only compared */
-  uint64_t other_ms;             /* when one came from another connection than the one before */
+  const struct connection *last; /* that a read came from; NULL once it is closed */
+  uint64_t last_ms, other_ms;    /* when one came from it, and last from another; 0: never */
 };
 
 void reads_init(struct server *server);

@@ -183,6 +183,24 @@ static void alone_nothing_is_large(void **state) {
   check_given(2, 0, false);
 }
 
+static void who_comes_to_a_quiet_daemon_is_alone(void **state) {
+  (void)state;
+  put(0, LARGE);
+  put(0, LARGE);
+  check_given(0, 0, false);
+  check_given(1, 0, false);
+  done(0);
+  done(1);
+  reads_drop(&connections[0]); /* closed */
+  put(1, LARGE);
+  check_given(2, 1, false);
+  done(2);
+  put(2, LARGE); /* now there are two */
+  check_given(3, 2, true);
+  put(1, LARGE);
+  check_given(4, 1, true);
+}
+
 static void a_closed_connection_waits_for_nothing(void **state) {
   (void)state;
   for (int i = 0; i < OUT_MAX + 3; i++)
@@ -210,6 +228,7 @@ int main(void) {
       cmocka_unit_test_setup(large_reads_have_threads_of_their_own, begin),
       cmocka_unit_test_setup(much_of_the_small_is_large, begin),
       cmocka_unit_test_setup(alone_nothing_is_large, begin),
+      cmocka_unit_test_setup(who_comes_to_a_quiet_daemon_is_alone, begin),
       cmocka_unit_test_setup(a_closed_connection_waits_for_nothing, begin),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
