@@ -389,7 +389,7 @@ template <typename T> cudaError_t launch128(const cuda_encode_job *job, uint32_t
     signs.signs[i] = job->codec.signs[0][i / 32] >> i % 32 & 1 ? -1.0f : 1.0f;
   uint32_t runs = job->shape.layers * job->shape.heads * ((job->count + ROW_RUN - 1) / ROW_RUN);
   uint32_t blocks = min((runs + ROW_WARPS - 1) / ROW_WARPS, processors * ROW_BLOCKS);
-  return enqueue(encode128_kernel<T>, blocks, ROW_THREADS, stream, *job, signs, processors);
+  return enqueue(encode128_kernel<T>, blocks, ROW_THREADS, stream, *job, signs);
 }
 
 template <typename T> cudaError_t launch(const cuda_encode_job *job, uint32_t processors, cudaStream_t stream) {

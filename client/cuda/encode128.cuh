@@ -274,12 +274,10 @@ __device__ __forceinline__ bool take_means(const float *mean, const uint32_t *si
   return tiny;
 }
 
-/* Runs are numbered place after place. All warps take one a round, but in the last: there blocks have as many as each
- * other, to within one, and those of a multiprocessor (every `processors`th) give them to warps of other schedulers. */
+/* Runs are numbered place after place. */
 template <typename T>
 __global__ void __launch_bounds__(ROW_THREADS, ROW_BLOCKS)
-    encode128_kernel(const __grid_constant__ cuda_encode_job job, const __grid_constant__ RowSigns signs,
-                     uint32_t processors) {
+    encode128_kernel(const __grid_constant__ cuda_encode_job job, const __grid_constant__ RowSigns signs) {
   enum { PIECES = ROW_D * sizeof(T) / ROW_PIECE };
   __shared__ __align__(16) uint32_t table[CUDA_CRC_TABLE];
   __shared__ __align__(16) float2 pairs[16]; /* levels */
@@ -287,14 +285,12 @@ __global__ void __launch_bounds__(ROW_THREADS, ROW_BLOCKS)
   uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   RowMemory &memory = memories[warp];
   load_table(job.crc_table, table);
-  if (threadIdx.x < 16) {
+  if (threadIdx.x < 16)
     pairs[threadIdx.x] = make_float2(job.key.levels[0][threadIdx.x % 4], job.key.levels[0][threadIdx.x / 4]);
-  }
   __syncthreads();
   Run run;
   bool good = true;
-  uint32_t at = (warp + blockIdx.x / processors) % ROW_WARPS * gridDim.x + blockIdx.x;
-  for (; run_of(job, at, ROW_RUN, run); at += gridDim.x * ROW_WARPS) {
+  for (uint32_t at = blockIdx.x * ROW_WARPS + warp; run_of(job, at, ROW_RUN, run); at += gridDim.x * ROW_WARPS) {
     size_t place = static_cast<size_t>(run.place);
     uint32_t first = (job.first + run.begin) % CUDA_RING;
     const uint8_t *vectors = static_cast<const uint8_t *>(job.keys) + place * CUDA_RING * ROW_D * sizeof(T);

@@ -109,9 +109,10 @@ static void become(const struct service *service, pid_t parent) {
     dup2(in, 0);
     dup2(out, 1);
     dup2(out, 2);
+    const char *codes = service->vram_codes_limit ? "--vram-codes-limit" : NULL; /* else the list ends here */
     execl(service->program, "coldkvd", "--data", service->data, "--socket", service->socket, "--backend",
-          service->backend ? service->backend : "auto", "--spin-us", service->spin_us ? service->spin_us : "0",
-          "--vram-codes-limit", service->vram_codes_limit ? service->vram_codes_limit : "0", (char *)NULL);
+          service->backend ? service->backend : "auto", "--spin-us", service->spin_us ? service->spin_us : "0", codes,
+          service->vram_codes_limit, (char *)NULL);
     dprintf(2, "%s: cannot be run: %s\n", service->program, strerror(errno));
   }
   _exit(127);
