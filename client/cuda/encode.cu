@@ -16,7 +16,8 @@ namespace {
 
 enum { WARPS = 8, THREADS = 32 * WARPS, WARPS_PER_PROCESSOR = 16 };
 enum { STAGE = 32 /* records of a warp at a time */, STRIDE = 27 /* words of one there; odd for banks */ };
-enum { VECTORS = 8, THREADS_PER_VECTOR = 4 /* of d = 64 */ };
+enum { D = 64, N = D / SUM_LANES /* coordinates of a lane */, KEY_BITS = 4, VALUE_BITS = 5 /* of an index */ };
+enum { VECTORS = 8, THREADS_PER_VECTOR = 4 };
 
 /* Seals and writes the records of tokens first .. first + count - 1 of a run, which lie in the stage: all threads. */
 __device__ __forceinline__ void seal(const cuda_encode_job &job, const Run &run, const uint32_t *table,
@@ -49,7 +50,7 @@ template <typename T> struct alignas(4 * sizeof(T)) Four {
 };
 
 /* One vector's part of thread m: x[t][r] is coordinate 16 t + 4 m + r, of lane 4 m + r. */
-template <int N> struct Part {
+struct Part {
   float x[N][4];
 
   template <typename T> __device__ __forceinline__ void load(const T *vector, uint32_t m) {
@@ -107,7 +108,7 @@ template <int N> struct Part {
     for (int t = 0; t < N; t++)
 #pragma unroll
       for (int r = 0; r < 4; r++)
-        x[t][r] *= N == 8 ? 0x1.6a09e6p-4f : 0.125f;
+        x[t][r] *= 0.125f;
   }
 };
 
@@ -142,7 +143,7 @@ __device__ __forceinline__ float find_level(const float *thresholds, const float
 }
 
 /* A plane of a vector's bits: coordinate 16 t + 4 m + r is bit 4 t + r of thread m. Returns 32 of them as they lie in a
- * record, thread m those from coordinate 32 m on; with d = 64, threads 2 and 3 have none. */
+ * record, thread m those from coordinate 32 m on; threads 2 and 3 have none. */
 __device__ __forceinline__ uint32_t gather_plane(uint32_t bits, uint32_t m) {
   uint32_t theirs = __shfl_xor_sync(ALL, bits, 2); /* byte m of all four: theirs and mine, in the order of threads */
   bits = __byte_perm(bits, theirs, m & 2 ? 0x3276 : 0x5410);
@@ -153,7 +154,7 @@ __device__ __forceinline__ uint32_t gather_plane(uint32_t bits, uint32_t m) {
 }
 
 /* Puts a plane into a record, at an even place. */
-template <int N> __device__ __forceinline__ void put_plane(uint8_t *plane, uint32_t bits, uint32_t m) {
+__device__ __forceinline__ void put_plane(uint8_t *plane, uint32_t bits, uint32_t m) {
   uint32_t word = gather_plane(bits, m);
   uint16_t *to = reinterpret_cast<uint16_t *>(plane) + 2 * m;
   if (m < N / 2) {
@@ -163,8 +164,8 @@ template <int N> __device__ __forceinline__ void put_plane(uint8_t *plane, uint3
 }
 
 /* Signs, index planes and the scale of a rotated vector. Returns false when there is no record of it. */
-template <int N, int BITS>
-__device__ __forceinline__ bool quantize(const Part<N> &y, const cuda_split &split, uint8_t *signs, uint8_t *planes,
+template <int BITS>
+__device__ __forceinline__ bool quantize(const Part &y, const cuda_split &split, uint8_t *signs, uint8_t *planes,
                                          uint8_t *scale, uint32_t m) {
   float sums[4] = {}, products[4] = {}, weights[4] = {};
 #pragma unroll
@@ -172,7 +173,7 @@ __device__ __forceinline__ bool quantize(const Part<N> &y, const cuda_split &spl
 #pragma unroll
     for (int r = 0; r < 4; r++)
       sums[r] += y.x[t][r] * y.x[t][r];
-  float inverse = inverse_rms(four_tree(sums), SUM_LANES * N);
+  float inverse = inverse_rms(four_tree(sums), D);
   uint32_t bits[BITS + 1] = {};
 #pragma unroll
   for (int t = 0; t < N; t++)
@@ -188,10 +189,10 @@ __device__ __forceinline__ bool quantize(const Part<N> &y, const cuda_split &spl
       for (int b = 0; b < BITS; b++)
         set(bits[b], 4 * t + r, index[b]);
     }
-  put_plane<N>(signs, bits[BITS], m);
+  put_plane(signs, bits[BITS], m);
 #pragma unroll
   for (int b = 0; b < BITS; b++)
-    put_plane<N>(planes + b * 2 * N, bits[b], m);
+    put_plane(planes + b * D / 8, bits[b], m);
   __half rounded = __float2half_rn(four_tree(products) / four_tree(weights));
   uint16_t stored = inverse > 0 ? __half_as_ushort(rounded) : 0;
   if (m == 0)
@@ -200,7 +201,7 @@ __device__ __forceinline__ bool quantize(const Part<N> &y, const cuda_split &spl
 }
 
 /* The first signs of a thread's coordinates, and where the means lie, negative and with these signs. */
-template <int N> struct Centre {
+struct Centre {
   float signs[N][4];
 
   __device__ __forceinline__ void take(const uint32_t *words, uint32_t m) {
@@ -211,7 +212,7 @@ template <int N> struct Centre {
         signs[t][r] = negated(words, SUM_LANES * t + 4 * m + r) ? -1.0f : 1.0f;
   }
   /* (x - mean) sign: the products are exact, so there is one rounding, the same one. */
-  __device__ __forceinline__ void apply(Part<N> &part, const float *minus_mean, uint32_t m) const {
+  __device__ __forceinline__ void apply(Part &part, const float *minus_mean, uint32_t m) const {
 #pragma unroll
     for (int t = 0; t < N; t++) {
       Four<float> four = *reinterpret_cast<const Four<float> *>(minus_mean + SUM_LANES * t + 4 * m);
@@ -222,9 +223,8 @@ template <int N> struct Centre {
   }
 };
 
-/* d = 64: the other half of the signature, of another rotation of the rotated key. */
-template <int N>
-__device__ __forceinline__ void put_extra(Part<N> &k, const uint32_t *words, uint8_t *plane, uint32_t m) {
+/* The other half of the signature, of another rotation of the rotated key. */
+__device__ __forceinline__ void put_extra(Part &k, const uint32_t *words, uint8_t *plane, uint32_t m) {
   uint32_t bits = 0;
 #pragma unroll
   for (int t = 0; t < N; t++)
@@ -237,11 +237,11 @@ __device__ __forceinline__ void put_extra(Part<N> &k, const uint32_t *words, uin
 #pragma unroll
     for (int r = 0; r < 4; r++)
       set(bits, 4 * t + r, k.x[t][r] < 0);
-  put_plane<N>(plane, bits, m);
+  put_plane(plane, bits, m);
 }
 
 /* Shared memory of a warp. */
-template <int D> struct Memory {
+struct Memory {
   alignas(16) float minus_means[2][D]; /* of keys, of values */
   uint32_t stage[STAGE * STRIDE];
 
@@ -251,12 +251,11 @@ template <int D> struct Memory {
   }
 };
 
-template <typename T, int N, int KEY_BITS, int VALUE_BITS>
+template <typename T>
 __global__ void __launch_bounds__(THREADS, 2)
     encode_kernel(const __grid_constant__ cuda_encode_job job, uint32_t tokens) {
-  enum { D = SUM_LANES * N };
   __shared__ __align__(16) uint32_t table[CUDA_CRC_TABLE];
-  __shared__ Memory<D> memories[WARPS];
+  __shared__ Memory memories[WARPS];
   load_table(job.crc_table, table);
   __syncthreads();
   uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, m = lane % THREADS_PER_VECTOR;
@@ -264,28 +263,27 @@ __global__ void __launch_bounds__(THREADS, 2)
   Run run;
   if (!run_of(job, blockIdx.x * WARPS + warp, tokens, run))
     return;
-  Memory<D> &memory = memories[warp];
+  Memory &memory = memories[warp];
   memory.take_mean(0, job.mean_k + static_cast<size_t>(run.place) * D, job.codec.signs[0], lane);
   memory.take_mean(1, job.mean_v + static_cast<size_t>(run.place) * D, job.codec.signs[0], lane);
   __syncwarp();
-  Centre<N> centre;
+  Centre centre;
   centre.take(job.codec.signs[0], m);
   bool good = true;
   for (uint32_t i = run.begin; i < run.end; i += VECTORS) {
     uint32_t token = min(i + vector, run.end - 1); /* past the end the last one again, which is not written */
     uint32_t at = (i - run.begin) % STAGE;
     uint8_t *record = reinterpret_cast<uint8_t *>(memory.stage + (at + vector) * STRIDE);
-    Part<N> part;
+    Part part;
     part.load(static_cast<const T *>(job.keys) + ring_at(job, run, token), m);
     centre.apply(part, memory.minus_means[0], m);
     part.hadamard(m);
-    good &= quantize<N, KEY_BITS>(part, job.key, record, record + 18, record + 16, m);
-    if (N == 4)
-      put_extra(part, job.codec.extra[0], record + 8, m);
+    good &= quantize<KEY_BITS>(part, job.key, record, record + 18, record + 16, m);
+    put_extra(part, job.codec.extra[0], record + 8, m);
     part.load(static_cast<const T *>(job.values) + ring_at(job, run, token), m);
     centre.apply(part, memory.minus_means[1], m);
     part.hadamard(m);
-    good &= quantize<N, VALUE_BITS>(part, job.value, record + 50, record + 50 + 2 * N, record + 98, m);
+    good &= quantize<VALUE_BITS>(part, job.value, record + 50, record + 50 + D / 8, record + 98, m);
     if (at + VECTORS == STAGE || i + VECTORS >= run.end)
       seal(job, run, table, memory.stage, i - at, min(run.end - (i - at), at + VECTORS), lane);
   }
@@ -400,7 +398,7 @@ template <typename T> cudaError_t launch(const cuda_encode_job *job, uint32_t pr
   uint32_t warps = places * ((job->count + tokens - 1) / tokens), blocks = (warps + WARPS - 1) / WARPS;
   switch (job->shape.d) {
   case 128: return launch128<T>(job, processors, stream);
-  case 64: return enqueue(encode_kernel<T, 4, 4, 5>, blocks, THREADS, stream, *job, tokens);
+  case 64: return enqueue(encode_kernel<T>, blocks, THREADS, stream, *job, tokens);
   default: return enqueue(encode_any_kernel<T>, blocks, THREADS, stream, *job, tokens);
   }
 }
