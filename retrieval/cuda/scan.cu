@@ -18,12 +18,16 @@ namespace {
 
 /* --- blocks of one job ------------------------------------------------------------------------------------------- */
 
+/* Lets the blocks that wait for this generation go on, with what the thread knows to be written. */
+__device__ void let_go(gpu_group *group, uint32_t generation) {
+  __threadfence();
+  atomicExch(&group->generation, generation + 1);
+}
+
 __device__ void release(gpu_group *group, uint32_t generation) {
   __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    atomicExch(&group->generation, generation + 1);
-  }
+  if (threadIdx.x == 0)
+    let_go(group, generation);
 }
 
 __device__ void await(gpu_group *group, uint32_t generation) {
@@ -339,8 +343,7 @@ __device__ void reset(gpu_group *group, uint32_t generation, bool guessed, bool 
     group->last = ~0ull;
     group->all = 1; /* that many will be gathered, or there are no more */
   }
-  __threadfence();
-  atomicExch(&group->generation, generation + 1);
+  let_go(group, generation);
 }
 
 /* By the last block. */
