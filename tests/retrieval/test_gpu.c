@@ -56,7 +56,7 @@ static uint16_t make_scale(enum kind kind, uint32_t i, uint32_t count) {
   case SCALES_REAL: return real;
   case ALL_EQUAL: return 0x3c00;
   case FEW_VALUES: return below(50) ? (uint16_t)(below(3) * 0x3c00) : 0x7c00;
-  /* shares are read from their quarters' beginnings on: low scales there, or the only high ones */
+  /* places where a sample may fall have low scales, or the only high ones */
   case LATE_BEST: return i % (count / 64 + 1) < count / 128 ? 0x0001 : real;
   case SAMPLE_BEST: return i % 8192 < 700 ? 0x7bff : (uint16_t)(i % 4096 ? 0x0001 : 0x7e00);
   default: return i % 997 ? (uint16_t)(0x7c00 + below(0x400)) : real;
