@@ -2,6 +2,14 @@
 // SPDX-FileCopyrightText: The coldkv authors
 #include "retrieval/lane.h"
 
+#include <math.h>
+
+enum {
+  SAMPLE_BEST = 32,      /* of the best C that a sample should have */
+  SAMPLE_RATIO_MIN = 4,  /* tokens over C from which on a sample pays, */
+  SAMPLE_RATIO_MAX = 32, /* and up to which: it takes a miss of the cache for every record of it */
+};
+
 /* Puts the distances that passed into a row's select. The scale has no part in them, so it is looked at only here. */
 static void put_distances(struct select *select, const struct scan_distances *result, const struct scan_block *block) {
   uint64_t *keys = select->keys + select->count;
@@ -38,6 +46,16 @@ static void take_distances(struct lane *lane, const struct scan *scan, const str
     put_distances(&lane->selects[r], &lane->distances[r], block);
 }
 
+/* Returns the spare keys. */
+static uint64_t *start_selects(struct lane *lane, const struct scan *scan, uint64_t *keys) {
+  uint32_t capacity = select_capacity(scan->candidates, SCAN_BLOCK);
+  for (uint32_t r = 0; r < scan->rows; r++) {
+    select_init(&lane->selects[r], keys + (size_t)r * capacity, scan->candidates, SCAN_BLOCK);
+    lane->selects[r].threshold = scan->expected[r];
+  }
+  return keys + (size_t)scan->rows * capacity;
+}
+
 static void scan_block(struct lane *lane, const struct scan *scan, uint64_t *spare, const struct scan_block *block) {
   for (uint32_t r = 0; r < scan->rows; r++)
     select_make_room(&lane->selects[r], SCAN_BLOCK, spare);
@@ -49,6 +67,52 @@ static void scan_block(struct lane *lane, const struct scan *scan, uint64_t *spa
 
 size_t lane_keys(const struct scan *scan) {
   return (size_t)(scan->rows + 1) * select_capacity(scan->candidates, SCAN_BLOCK);
+}
+
+/* --- what to expect ---------------------------------------------------------------------------------------------- */
+
+/* Copies `count` records, evenly spread over those of the scan. */
+static void take_sample(const struct scan *scan, uint32_t count, struct lane_sample *sample) {
+  uint64_t tokens = scan->range->tokens - scan->first;
+  uint32_t slice = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    struct place place = range_next(scan->range, scan->first + (uint32_t)(tokens * i / count), &slice);
+    memcpy(sample->signature + (size_t)i * RECORD_SIGNATURE_BYTES, place_signature(place), RECORD_SIGNATURE_BYTES);
+    memcpy(sample->k_scale + (size_t)i * RECORD_K_SCALE_BYTES, place_k_scale(place), RECORD_K_SCALE_BYTES);
+  }
+}
+
+/* Three standard deviations more than the part of the best C that should be in the sample: chance leaves fewer than C
+ * once in some hundred scans. */
+static uint32_t sample_wanted(const struct scan *scan, uint32_t count) {
+  double part = (double)scan->candidates * count / (scan->range->tokens - scan->first);
+  return (uint32_t)(part + 3 * sqrt(part)) + 4;
+}
+
+void lane_expect_nothing(struct scan *scan) {
+  for (uint32_t r = 0; r < LANE_ROWS; r++)
+    scan->expected[r] = SELECT_RANK_NEVER;
+}
+
+void lane_expect(struct lane *lane, struct scan *scan, struct lane_sample *sample, uint64_t *keys) {
+  uint64_t tokens = scan->range->tokens - scan->first, candidates = scan->candidates;
+  uint64_t wanted = SAMPLE_BEST * tokens / candidates;
+  uint32_t count = wanted < SCAN_BLOCK ? (uint32_t)wanted : SCAN_BLOCK, slice = 0;
+  if (tokens < SAMPLE_RATIO_MIN * candidates || tokens > SAMPLE_RATIO_MAX * candidates || candidates < SAMPLE_BEST)
+    return;
+  take_sample(scan, count, sample);
+  struct place next = range_next(scan->range, scan->first, &slice);
+  struct scan_block block = {
+      .signature = sample->signature,
+      .k_scale = sample->k_scale,
+      .next_signature = place_signature(next),
+      .next_k_scale = place_k_scale(next),
+      .count = count,
+  };
+  uint64_t *spare = start_selects(lane, scan, keys);
+  scan_block(lane, scan, spare, &block);
+  for (uint32_t r = 0; r < scan->rows; r++)
+    scan->expected[r] = select_end_of(&lane->selects[r], sample_wanted(scan, count), spare);
 }
 
 /* --- runs --------------------------------------------------------------------------------------------------------- */
@@ -97,13 +161,10 @@ static void scan_run(struct lane *lane, const struct scan *scan, uint64_t *spare
 }
 
 void lane_scan(struct lane *lane, uint32_t index, const struct scan *scan, uint64_t *keys) {
-  uint32_t capacity = select_capacity(scan->candidates, SCAN_BLOCK), slice = 0;
-  uint64_t *spare = keys + (size_t)scan->rows * capacity;
-  for (uint32_t r = 0; r < scan->rows; r++) {
-    select_init(&lane->selects[r], keys + (size_t)r * capacity, scan->candidates, SCAN_BLOCK);
-    if (scan->sharing)
-      select_join(&lane->selects[r], &scan->sharing->bounds[r], index);
-  }
+  uint64_t *spare = start_selects(lane, scan, keys);
+  uint32_t slice = 0;
+  for (uint32_t r = 0; r < scan->rows && scan->sharing; r++)
+    select_join(&lane->selects[r], &scan->sharing->bounds[r], index);
   struct run run = {scan->first, scan->range->tokens}, next = {run.end, run.end};
   for (run = scan->sharing ? take_run(scan) : run; run.begin < run.end; run = next) {
     if (scan->sharing) /* now, so that its first block is fetched in time */

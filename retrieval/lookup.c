@@ -29,6 +29,7 @@ struct lookup_scratch {
   uint32_t lane_count;              /* of everything else */
   struct select found[LANE_ROWS];
   struct lane_sharing sharing;
+  struct lane_sample sample;
 };
 
 /* --- memory ------------------------------------------------------------------------------------------------------ */
@@ -166,21 +167,37 @@ static void merge_row(struct lookup_scratch *scratch, const struct shares *share
   }
 }
 
-/* Leaves the candidates of every row in scratch->found; `first_row` is the number of the scan's first one. */
-static void scan_rows(struct lookup_scratch *scratch, const struct lookup_team *team, const struct scan *scan,
+/* Has the lanes scan, and leaves the candidates of every row in scratch->found. Returns false when some are missing
+ * since more was expected. `first_row` is the number of the scan's first one. */
+static bool run_lanes(struct lookup_scratch *scratch, const struct lookup_team *team, const struct scan *scan,
                       uint32_t first_row) {
   struct shares shares = {scan, scratch->lanes.data, scratch->keys.data, scratch->scan_lanes};
+  bool enough = true;
   if (shares.lane_count == 1) {
     scan_share(&shares, 0);
   } else if (shares.lane_count > 1) {
     lane_share(scan, shares.lane_count);
     team->run(team, shares.lane_count, scan_share, &shares);
   }
-  for (uint32_t r = 0; r < scan->rows; r++)
+  for (uint32_t r = 0; r < scan->rows; r++) {
     if (scratch->given || shares.lane_count > 1)
       merge_row(scratch, &shares, r, first_row + r);
     else
       scratch->found[r] = shares.lanes[0].selects[r];
+    enough &= scratch->found[r].count == scan->candidates || scan->expected[r] == SELECT_RANK_NEVER;
+  }
+  return enough;
+}
+
+static void scan_rows(struct lookup_scratch *scratch, const struct lookup_team *team, struct scan *scan,
+                      uint32_t first_row) {
+  lane_expect_nothing(scan);
+  if (!scratch->given) /* else the best of what is left are not wanted, but the best of both */
+    lane_expect(scratch->lanes.data, scan, &scratch->sample, scratch->keys.data);
+  if (run_lanes(scratch, team, scan, first_row))
+    return;
+  lane_expect_nothing(scan);
+  run_lanes(scratch, team, scan, first_row);
 }
 
 /* --- rescoring and winners --------------------------------------------------------------------------------------- */

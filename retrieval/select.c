@@ -8,7 +8,7 @@
 
 enum {
   BUCKETS = 1024,
-  SORT_BELOW = 64,
+  SORT_BELOW = 32,
   PARTS = 256,
   SAMPLE_FROM = 1024, /* keys to keep from which on a sample says enough */
   SAMPLE_STEP = 4,
@@ -23,6 +23,17 @@ static int compare_keys(const void *a, const void *b) {
 
 void select_sort(uint64_t *keys, uint32_t count) { qsort(keys, count, sizeof *keys, compare_keys); }
 
+/* The same for a few, in less time. */
+static void sort_few(uint64_t *keys, uint32_t count) {
+  for (uint32_t i = 1; i < count; i++) {
+    uint64_t key = keys[i];
+    uint32_t at = i;
+    for (; at > 0 && keys[at - 1] > key; at--)
+      keys[at] = keys[at - 1];
+    keys[at] = key;
+  }
+}
+
 /* Bits to shift a difference from `low` right by, so that it numbers one of the buckets. */
 static uint32_t bucket_shift(uint64_t low, uint64_t high) {
   uint32_t shift = 0;
@@ -35,21 +46,33 @@ static uint32_t bucket_shift(uint64_t low, uint64_t high) {
 static uint32_t take_bucket(const uint64_t *keys, uint32_t count, uint64_t low, uint32_t shift, uint64_t bucket,
                             uint64_t *out) {
   uint32_t n = 0;
-  for (uint32_t i = 0; i < count; i++)
-    if ((keys[i] - low) >> shift == bucket)
-      out[n++] = keys[i];
+  for (uint32_t i = 0; i < count; i++) { /* without a branch, which nothing would predict */
+    uint64_t key = keys[i];
+    out[n] = key;
+    n += (key - low) >> shift == bucket;
+  }
   return n;
+}
+
+/* The least and the highest of some keys, in two chains that do not wait for each other. */
+static void find_range(const uint64_t *keys, uint32_t count, uint64_t *low, uint64_t *high) {
+  uint64_t lows[2] = {UINT64_MAX, UINT64_MAX}, highs[2] = {0, 0};
+  for (uint32_t i = 0; i < count; i += 2)
+    for (uint32_t j = 0; j < 2; j++) {
+      uint64_t key = keys[i + j < count ? i + j : i];
+      lows[j] = key < lows[j] ? key : lows[j];
+      highs[j] = key > highs[j] ? key : highs[j];
+    }
+  *low = lows[0] < lows[1] ? lows[0] : lows[1];
+  *high = highs[0] > highs[1] ? highs[0] : highs[1];
 }
 
 /* The key that has `before` smaller ones among `count` different ones. Counts keys by equal parts of their range and
  * goes on in the part that holds the wanted one: linear, and at worst a few rounds, whatever the keys. */
 static uint64_t nth_smallest(const uint64_t *keys, uint32_t count, uint32_t before, uint64_t *spare) {
   while (count > SORT_BELOW) {
-    uint64_t low = UINT64_MAX, high = 0;
-    for (uint32_t i = 0; i < count; i++) {
-      low = keys[i] < low ? keys[i] : low;
-      high = keys[i] > high ? keys[i] : high;
-    }
+    uint64_t low, high;
+    find_range(keys, count, &low, &high);
     uint32_t shift = bucket_shift(low, high), sizes[BUCKETS] = {0};
     for (uint32_t i = 0; i < count; i++)
       sizes[(keys[i] - low) >> shift]++;
@@ -61,7 +84,7 @@ static uint64_t nth_smallest(const uint64_t *keys, uint32_t count, uint32_t befo
   }
   if (keys != spare)
     memcpy(spare, keys, count * sizeof *keys);
-  select_sort(spare, count);
+  sort_few(spare, count);
   return spare[before];
 }
 
@@ -115,6 +138,12 @@ static void trim(struct select *select, uint64_t *spare) {
   }
   select->count = n;
   select->threshold = select_key_rank(last);
+}
+
+uint32_t select_end_of(const struct select *select, uint32_t wanted, uint64_t *spare) {
+  if (select->count < wanted)
+    return SELECT_RANK_NEVER;
+  return select_key_rank(nth_smallest(select->keys, select->count, wanted - 1, spare)) + 1;
 }
 
 /* Keys of ranks below `end`. */
@@ -193,7 +222,7 @@ static void publish(struct select *select, uint64_t *spare) {
   struct select_bound *bound = select->bound;
   uint32_t end, part = lane_part(select), highest = 0;
   if (!rough_end(select, part, &end))
-    end = select_key_rank(nth_smallest(select->keys, select->count, part - 1, spare)) + 1;
+    end = select_end_of(select, part, spare);
   atomic_store_explicit(&bound->parts[select->lane], end, memory_order_relaxed);
   for (uint32_t i = 0; i < bound->lanes; i++) {
     uint32_t other = atomic_load_explicit(&bound->parts[i], memory_order_relaxed);

@@ -184,6 +184,37 @@ static void test_ordered_and_clustered_scores(void **state) {
   }
 }
 
+/* The records that are sampled here, every 4th to every 32nd, are better than all others: they promise what is not
+ * there. */
+static void test_samples_that_mislead(void **state) {
+  (void)state;
+  enum { TOKENS = 4096 };
+  static const uint32_t candidates[] = {128, 512, 1024};
+  struct random random = {12};
+  struct rows rows;
+  struct archive_parts parts;
+  one_part(&parts, TOKENS, &random);
+  for (size_t c = 0; c < sizeof candidates / sizeof *candidates; c++) {
+    uint32_t step = candidates[c] / 32;
+    struct lookup_request request = request_make(&rows, 2, 128, &random);
+    request.candidates = candidates[c];
+    for (uint32_t i = 0; i < TOKENS; i++) {
+      bool sampled = i % step == 0;
+      store_u16(parts_k_scale(&parts, 0, i), sampled ? 0x5800 : 0x0400);
+      for (uint32_t b = 0; b < 128; b++) { /* as far from the first query as may be, or as near but for one bit */
+        float q;
+        memcpy(&q, rows.bytes + 1 + 4 * b, sizeof q);
+        uint8_t *byte = parts_signature(&parts, 0, i) + b / 8, bit = (uint8_t)(1 << b % 8);
+        bool set = (q < 0) == (sampled && b != i / step % 128);
+        *byte = (uint8_t)(set ? *byte | bit : *byte & ~bit);
+      }
+    }
+    parts_seal(&parts, LAYER, HEAD);
+    compare_modes(&request, &parts);
+  }
+  parts_free(&parts);
+}
+
 static void test_bad_scales_are_never_candidates(void **state) {
   (void)state;
   static const uint16_t bad[] = {0x7c00, 0x7e00, 0x7fff, 0x8000, 0x8001, 0xbc00, 0xfc00, 0xfe00, 0xffff};
@@ -376,6 +407,7 @@ int main(void) {
       cmocka_unit_test(test_parts_with_gaps_and_cuts),
       cmocka_unit_test(test_ties),
       cmocka_unit_test(test_ordered_and_clustered_scores),
+      cmocka_unit_test(test_samples_that_mislead),
       cmocka_unit_test(test_bad_scales_are_never_candidates),
       cmocka_unit_test(test_bad_winners_are_replaced),
       cmocka_unit_test(test_many_rows),
