@@ -14,7 +14,7 @@ FIRST_COLD = 320  # of the first block that does not see everything exactly
 CUT_QUESTIONS = 20  # of a cell are asked again with retrieval cut
 CHUNK = 4096  # tokens that are read at a time
 DECODED = 60  # tokens of one timing: with the one before them they fit a block, and can be taken back
-TIMINGS = 5
+TIMINGS = 12
 ATTEMPTS = 3
 
 
@@ -122,7 +122,8 @@ class Meter:
 
     def decode_speed(self, size):
         """Tokens per second, one by one: with coldkv after `size` tokens, and without after a full trained window. The
-        two take turns, and the best of each counts: whatever else the machine does only slows down."""
+        two take turns, and the best of each counts: whatever else the machine does only slows down. Medians tell what
+        it was like."""
         ids, cold, plain = self._text(7, size), [], []
         window = self.engine.window()
         self._open()
@@ -135,6 +136,7 @@ class Meter:
             cold.append(DECODED / self.engine.decode_seconds(ids[-64:], DECODED, self.slots))
             self.engine.close()
         return {"tokens_per_second": max(cold), "plain_tokens_per_second": max(plain), "ratio": max(cold) / max(plain),
+                "median_ratio": float(np.median(cold) / np.median(plain)),
                 "all": {"tokens_per_second": cold, "plain_tokens_per_second": plain}}
 
     def memory(self, sizes):

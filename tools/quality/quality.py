@@ -138,6 +138,7 @@ def rows(name, figures):
         yield "tokens per second without, in a full window", "", f"{speed['plain_tokens_per_second']:.1f}", None
         yield ("their ratio", f">= {SPEED_GOAL} (transformers)", f"{speed['ratio']:.2f}",
                speed["ratio"] >= SPEED_GOAL if name == "transformers" else None)
+        yield "their ratio, by medians", "", f"{speed['median_ratio']:.2f}", None
     if memory := figures.get("memory"):
         first, last = memory["sizes"][0], memory["sizes"][-1]
         for kind, growth in memory["growth"].items():
