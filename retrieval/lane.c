@@ -51,7 +51,8 @@ static uint64_t *start_selects(struct lane *lane, const struct scan *scan, uint6
   uint32_t capacity = select_capacity(scan->candidates, SCAN_BLOCK);
   for (uint32_t r = 0; r < scan->rows; r++) {
     select_init(&lane->selects[r], keys + (size_t)r * capacity, scan->candidates, SCAN_BLOCK);
-    lane->selects[r].threshold = scan->expected[r];
+    if (scan->expected[r])
+      lane->selects[r].threshold = scan->expected[r];
   }
   return keys + (size_t)scan->rows * capacity;
 }
@@ -87,11 +88,6 @@ static void take_sample(const struct scan *scan, uint32_t count, struct lane_sam
 static uint32_t sample_wanted(const struct scan *scan, uint32_t count) {
   double part = (double)scan->candidates * count / (scan->range->tokens - scan->first);
   return (uint32_t)(part + 3 * sqrt(part)) + 4;
-}
-
-void lane_expect_nothing(struct scan *scan) {
-  for (uint32_t r = 0; r < LANE_ROWS; r++)
-    scan->expected[r] = SELECT_RANK_NEVER;
 }
 
 void lane_expect(struct lane *lane, struct scan *scan, struct lane_sample *sample, uint64_t *keys) {

@@ -40,7 +40,7 @@ struct scan {
   uint32_t rows;       /* at most LANE_ROWS */
   uint32_t candidates; /* C */
   uint32_t first;      /* ordinals before this one are left out */
-  uint32_t expected[LANE_ROWS]; /* rank below which C are expected for each row, or SELECT_RANK_NEVER */
+  uint32_t expected[LANE_ROWS]; /* rank below which C are expected for each row; 0: who knows */
   struct lane_sharing *sharing; /* NULL: there is one lane */
 };
 
@@ -49,11 +49,9 @@ struct lane_sample {
   uint8_t signature[SCAN_BLOCK * RECORD_SIGNATURE_BYTES], k_scale[SCAN_BLOCK * RECORD_K_SCALE_BYTES];
 };
 
-void lane_expect_nothing(struct scan *scan);
-
 /* Learns from a sample what to expect, where that saves work: most records need then not be kept until better ones
  * come. When lanes end with fewer than C for a row, chance or bad scales have misled, and the scan is to be done again
- * with nothing expected. `lane` and `keys` are those of any lane. */
+ * with all zero. `lane` and `keys` are those of any lane. */
 void lane_expect(struct lane *lane, struct scan *scan, struct lane_sample *sample, uint64_t *keys);
 
 /* Call before several lanes begin. */

@@ -184,19 +184,19 @@ static bool run_lanes(struct lookup_scratch *scratch, const struct lookup_team *
       merge_row(scratch, &shares, r, first_row + r);
     else
       scratch->found[r] = shares.lanes[0].selects[r];
-    enough &= scratch->found[r].count == scan->candidates || scan->expected[r] == SELECT_RANK_NEVER;
+    enough &= scratch->found[r].count == scan->candidates || !scan->expected[r];
   }
   return enough;
 }
 
 static void scan_rows(struct lookup_scratch *scratch, const struct lookup_team *team, struct scan *scan,
                       uint32_t first_row) {
-  lane_expect_nothing(scan);
+  memset(scan->expected, 0, sizeof scan->expected);
   if (!scratch->given) /* else the best of what is left are not wanted, but the best of both */
     lane_expect(scratch->lanes.data, scan, &scratch->sample, scratch->keys.data);
   if (run_lanes(scratch, team, scan, first_row))
     return;
-  lane_expect_nothing(scan);
+  memset(scan->expected, 0, sizeof scan->expected);
   run_lanes(scratch, team, scan, first_row);
 }
 

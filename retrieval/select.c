@@ -142,7 +142,7 @@ static void trim(struct select *select, uint64_t *spare) {
 
 uint32_t select_end_of(const struct select *select, uint32_t wanted, uint64_t *spare) {
   if (select->count < wanted)
-    return SELECT_RANK_NEVER;
+    return 0;
   return select_key_rank(nth_smallest(select->keys, select->count, wanted - 1, spare)) + 1;
 }
 

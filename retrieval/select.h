@@ -88,7 +88,7 @@ static inline void select_put(struct select *select, uint32_t rank, uint32_t ord
 /* Drops all but the best `limit`. */
 void select_finish(struct select *select, uint64_t *spare);
 
-/* The rank below which the `wanted` smallest are, at least one; SELECT_RANK_NEVER when there are fewer. */
+/* The rank below which the `wanted` smallest are, at least one; 0 when there are fewer. */
 uint32_t select_end_of(const struct select *select, uint32_t wanted, uint64_t *spare);
 
 /* Moves the `wanted` smallest of `count` different keys to the front; both parts keep their order. */
