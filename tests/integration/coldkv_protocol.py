@@ -95,13 +95,24 @@ class Daemon:
                 self.wrap + [self.binary, "--data", self.data, "--socket", self.socket, *self.options],
                 stdout=log, stderr=log)
 
+    def greet(self):
+        """Raises an error unless it answers. A connection alone says little: a child of a daemon that was killed a
+        moment ago may still hold the old socket, and resets it then."""
+        client = Client(self.socket)
+        try:
+            client.call("hello", protocol=1)
+        except RpcError:
+            pass  # an answer, too
+        finally:
+            client.close()
+
     def start(self):
         self.launch()
         for _ in range(1000):
             try:
-                Client(self.socket).close()
+                self.greet()
                 return
-            except OSError:
+            except (ConnectionError, FileNotFoundError):
                 if self.process.poll() is not None:
                     break
                 time.sleep(0.02)
