@@ -15,6 +15,9 @@ void lookup_kernels_init(struct lookup_kernels *kernels, unsigned flags) {
       .weighted = scan_weighted_c,
       .hamming = scan_hamming_c,
       .rescore = rescore_c,
+      .take_keys = select_take_c,
+      .count_keys = select_count_c,
+      .range_keys = select_range_c,
   };
 #if defined(__x86_64__)
   query_init_x86(kernels, flags);
@@ -22,6 +25,7 @@ void lookup_kernels_init(struct lookup_kernels *kernels, unsigned flags) {
   scan_init_avx2(kernels, flags);
   scan_init_avx512(kernels, flags);
   scan_init_avx512_vpopcnt(kernels, flags);
+  select_init_avx512(kernels, flags);
 #elif defined(__aarch64__)
   rescore_init_neon(kernels, flags);
   scan_init_neon(kernels, flags);

@@ -48,6 +48,14 @@ typedef void scan_hamming_fn(const struct query *queries, uint32_t rows, const s
 typedef void scan_take_fn(const struct query *queries, uint32_t rows, const struct scan_block *block,
                           struct select *selects);
 
+/* Copies those of `count` keys that are `low` or at most `span` above it (modulo 2^64) to `out`, in their order, and
+ * returns how many; `out` has room for `count`, or is `keys`. */
+typedef uint32_t select_take_fn(const uint64_t *keys, uint32_t count, uint64_t low, uint64_t span, uint64_t *out);
+/* How many keys are below `end`. */
+typedef uint32_t select_count_fn(const uint64_t *keys, uint32_t count, uint64_t end);
+/* The least and the highest of at least one key. */
+typedef void select_range_fn(const uint64_t *keys, uint32_t count, uint64_t *low, uint64_t *high);
+
 struct lookup_kernels {
   const char *name;
   query_prepare_fn *prepare;
@@ -55,10 +63,16 @@ struct lookup_kernels {
   scan_hamming_fn *hamming;
   scan_take_fn *take; /* NULL where nothing is won by it: scan_put then does the second half */
   rescore_fn *rescore;
+  select_take_fn *take_keys;
+  select_count_fn *count_keys;
+  select_range_fn *range_keys;
 };
 
 scan_weighted_fn scan_weighted_c;
 scan_hamming_fn scan_hamming_c;
+select_take_fn select_take_c;
+select_count_fn select_count_c;
+select_range_fn select_range_c;
 /* Puts the records of a block that passed into a row's select, which has room. */
 void scan_put(struct select *select, const struct scan_block *block, const struct scan_scores *result);
 

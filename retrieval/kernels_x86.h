@@ -42,6 +42,7 @@ void scan_init_avx2(struct lookup_kernels *kernels, unsigned flags);
 void scan_init_avx512(struct lookup_kernels *kernels, unsigned flags);
 void scan_init_avx512_vpopcnt(struct lookup_kernels *kernels, unsigned flags);
 void rescore_init_x86(struct lookup_kernels *kernels, unsigned flags);
+void select_init_avx512(struct lookup_kernels *kernels, unsigned flags);
 void query_init_x86(struct lookup_kernels *kernels, unsigned flags);
 
 #endif

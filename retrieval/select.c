@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
+#include "retrieval/kernels.h"
+
 enum {
   BUCKETS = 1024,
   SORT_BELOW = 32,
@@ -23,7 +25,37 @@ static int compare_keys(const void *a, const void *b) {
 
 void select_sort(uint64_t *keys, uint32_t count) { qsort(keys, count, sizeof *keys, compare_keys); }
 
-/* The same for a few, in less time. */
+/* --- what other instructions do faster ---------------------------------------------------------------------------- */
+
+uint32_t select_take_c(const uint64_t *keys, uint32_t count, uint64_t low, uint64_t span, uint64_t *out) {
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < count; i++) { /* without a branch, which nothing would predict */
+    uint64_t key = keys[i];
+    out[n] = key;
+    n += key - low <= span;
+  }
+  return n;
+}
+
+uint32_t select_count_c(const uint64_t *keys, uint32_t count, uint64_t end) {
+  uint32_t below = 0;
+  for (uint32_t i = 0; i < count; i++)
+    below += keys[i] < end;
+  return below;
+}
+
+void select_range_c(const uint64_t *keys, uint32_t count, uint64_t *low, uint64_t *high) {
+  *low = UINT64_MAX;
+  *high = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    *low = keys[i] < *low ? keys[i] : *low;
+    *high = keys[i] > *high ? keys[i] : *high;
+  }
+}
+
+/* --- one key of many ---------------------------------------------------------------------------------------------- */
+
+/* select_sort for a few, in less time. */
 static void sort_few(uint64_t *keys, uint32_t count) {
   for (uint32_t i = 1; i < count; i++) {
     uint64_t key = keys[i];
@@ -42,44 +74,20 @@ static uint32_t bucket_shift(uint64_t low, uint64_t high) {
   return shift;
 }
 
-/* Copies the keys of one bucket to `out`, which may be `keys`, and returns how many. */
-static uint32_t take_bucket(const uint64_t *keys, uint32_t count, uint64_t low, uint32_t shift, uint64_t bucket,
-                            uint64_t *out) {
-  uint32_t n = 0;
-  for (uint32_t i = 0; i < count; i++) { /* without a branch, which nothing would predict */
-    uint64_t key = keys[i];
-    out[n] = key;
-    n += (key - low) >> shift == bucket;
-  }
-  return n;
-}
-
-/* The least and the highest of some keys, in two chains that do not wait for each other. */
-static void find_range(const uint64_t *keys, uint32_t count, uint64_t *low, uint64_t *high) {
-  uint64_t lows[2] = {UINT64_MAX, UINT64_MAX}, highs[2] = {0, 0};
-  for (uint32_t i = 0; i < count; i += 2)
-    for (uint32_t j = 0; j < 2; j++) {
-      uint64_t key = keys[i + j < count ? i + j : i];
-      lows[j] = key < lows[j] ? key : lows[j];
-      highs[j] = key > highs[j] ? key : highs[j];
-    }
-  *low = lows[0] < lows[1] ? lows[0] : lows[1];
-  *high = highs[0] > highs[1] ? highs[0] : highs[1];
-}
-
 /* The key that has `before` smaller ones among `count` different ones. Counts keys by equal parts of their range and
  * goes on in the part that holds the wanted one: linear, and at worst a few rounds, whatever the keys. */
 static uint64_t nth_smallest(const uint64_t *keys, uint32_t count, uint32_t before, uint64_t *spare) {
+  const struct lookup_kernels *kernels = lookup_kernels();
   while (count > SORT_BELOW) {
     uint64_t low, high;
-    find_range(keys, count, &low, &high);
+    kernels->range_keys(keys, count, &low, &high);
     uint32_t shift = bucket_shift(low, high), sizes[BUCKETS] = {0};
     for (uint32_t i = 0; i < count; i++)
       sizes[(keys[i] - low) >> shift]++;
-    uint32_t bucket = 0;
+    uint64_t bucket = 0;
     while (before >= sizes[bucket])
       before -= sizes[bucket++];
-    count = take_bucket(keys, count, low, shift, bucket, spare);
+    count = kernels->take_keys(keys, count, low + (bucket << shift), (UINT64_C(1) << shift) - 1, spare);
     keys = spare;
   }
   if (keys != spare)
@@ -91,15 +99,10 @@ static uint64_t nth_smallest(const uint64_t *keys, uint32_t count, uint32_t befo
 void select_partition(uint64_t *keys, uint32_t count, uint32_t wanted, uint64_t *spare) {
   if (wanted == 0 || wanted >= count)
     return;
+  const struct lookup_kernels *kernels = lookup_kernels();
   uint64_t last = nth_smallest(keys, count, wanted - 1, spare);
-  uint32_t front = 0, back = 0;
-  for (uint32_t i = 0; i < count; i++) {
-    uint64_t key = keys[i];
-    if (key <= last)
-      keys[front++] = key;
-    else
-      spare[back++] = key;
-  }
+  uint32_t back = kernels->take_keys(keys, count, last + 1, UINT64_MAX - (last + 1), spare);
+  uint32_t front = kernels->take_keys(keys, count, 0, last, keys);
   memcpy(keys + front, spare, back * sizeof *keys);
 }
 
@@ -131,12 +134,7 @@ static void find_bounds(struct select *select) {
  * lower ranks can still get in. */
 static void trim(struct select *select, uint64_t *spare) {
   uint64_t last = nth_smallest(select->keys, select->count, select->limit - 1, spare);
-  uint32_t n = 0;
-  for (uint32_t i = 0; i < select->count; i++) {
-    select->keys[n] = select->keys[i];
-    n += select->keys[i] <= last;
-  }
-  select->count = n;
+  select->count = lookup_kernels()->take_keys(select->keys, select->count, 0, last, select->keys);
   select->threshold = select_key_rank(last);
 }
 
@@ -146,22 +144,9 @@ uint32_t select_end_of(const struct select *select, uint32_t wanted, uint64_t *s
   return select_key_rank(nth_smallest(select->keys, select->count, wanted - 1, spare)) + 1;
 }
 
-/* Keys of ranks below `end`. */
-static uint32_t count_below(const struct select *select, uint32_t end) {
-  uint32_t count = 0;
-  for (uint32_t i = 0; i < select->count; i++)
-    count += select_key_rank(select->keys[i]) < end;
-  return count;
-}
-
 /* Drops the keys of ranks from `end` on; no others can get in any more. */
 static void cut(struct select *select, uint32_t end) {
-  uint32_t n = 0;
-  for (uint32_t i = 0; i < select->count; i++) {
-    select->keys[n] = select->keys[i];
-    n += select_key_rank(select->keys[i]) < end;
-  }
-  select->count = n;
+  select->count = lookup_kernels()->take_keys(select->keys, select->count, 0, select_key(end, 0) - 1, select->keys);
   if (end < select->threshold)
     select->threshold = end;
 }
@@ -186,7 +171,7 @@ static bool rough_end(const struct select *select, uint32_t wanted, uint32_t *en
   if (part == PARTS)
     return false;
   *end = low + ((part + 1) << shift);
-  kept = count_below(select, *end);
+  kept = lookup_kernels()->count_keys(select->keys, select->count, select_key(*end, 0));
   return kept >= wanted && kept <= wanted + wanted / 2;
 }
 

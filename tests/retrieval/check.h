@@ -31,6 +31,7 @@ void check_time(const char *kernel, const char *level, check_body *body, void *c
 /* Each checks its kernels for one level; c is the level of plain C. */
 void check_scan(const struct check_level *level);
 void check_rescore(const struct check_level *level);
+void check_select(const struct check_level *level);
 void check_codec(const struct check_level *level);
 
 /* Lookups, encoding and decoding as a whole; times only, for the machine's own level (see COLDKV_CPU_MASK). */

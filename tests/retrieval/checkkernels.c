@@ -78,6 +78,7 @@ int main(int argc, char **argv) {
     unsigned before = failures;
     check_scan(&levels[i]);
     check_rescore(&levels[i]);
+    check_select(&levels[i]);
     check_codec(&levels[i]);
     printf("%s: %s\n", levels[i].name, failures == before ? "all right" : "WRONG");
   }
