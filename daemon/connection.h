@@ -48,6 +48,7 @@ struct connection {
   uint32_t outputs;     /* answers that the socket has not taken yet */
   uint64_t output_ms;   /* when the first of these became the first */
   bool greeted;         /* has sent a whole message */
+  bool verifying;       /* was told of a check that runs, and not yet how it ended */
   bool reading, consuming, ending, closed; /* ending: no more reading, close when all is answered and written */
 };
 

@@ -52,7 +52,7 @@ static void method_verify(struct request *request) {
     request_finish(request);
     return;
   }
-  verifier_start(&request->server->verifier);
+  verifier_ask(&request->server->verifier, &request->connection->verifying);
   if (verifier_pack(&request->server->verifier, &request->packer, request->rpc.id))
     error_set(&request->error, ERR_MEMORY, "verify: out of memory for the answer");
   request_finish(request);

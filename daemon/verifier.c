@@ -52,13 +52,10 @@ static void done_verify(struct job *job) {
   struct verifier *verifier = (struct verifier *)(void *)((char *)job - offsetof(struct verifier, job));
   verifier->running = false;
   verifier->finished_s = (uint64_t)time(NULL);
-  verifier->untold = true;
   server_job_returned(verifier->server);
 }
 
-void verifier_start(struct verifier *verifier) {
-  if (verifier->running || verifier->untold || verifier->server->stopping)
-    return;
+static void start(struct verifier *verifier) {
   verifier->running = true;
   pthread_mutex_lock(&verifier->lock);
   verifier->report = (struct verify_report){0};
@@ -66,6 +63,12 @@ void verifier_start(struct verifier *verifier) {
   pthread_mutex_unlock(&verifier->lock);
   verifier->job = (struct job){.run = run_verify, .done = done_verify};
   server_background(verifier->server, &verifier->job);
+}
+
+void verifier_ask(struct verifier *verifier, bool *waits) {
+  if (!verifier->running && !*waits && !verifier->server->stopping)
+    start(verifier);
+  *waits = verifier->running;
 }
 
 int verifier_pack(struct verifier *verifier, msgpack_packer *packer, uint32_t id) {
@@ -84,7 +87,5 @@ int verifier_pack(struct verifier *verifier, msgpack_packer *packer, uint32_t id
   };
   int result = rpc_pack_result(packer, id, &message_verify_ok, &answer);
   pthread_mutex_unlock(&verifier->lock);
-  if (!result)
-    verifier->untold = false;
   return result;
 }

@@ -20,7 +20,7 @@ struct server;
 struct verifier {
   struct job job;
   struct server *server;
-  bool running, untold; /* untold: ended, and nobody has had the answer; loop only */
+  bool running; /* loop only */
   uint64_t finished_s;
   atomic_bool stop; /* asks the thread to end early */
 
@@ -34,8 +34,9 @@ struct verifier {
 int verifier_init(struct verifier *verifier, struct server *server, struct error *error);
 void verifier_finish(struct verifier *verifier);
 
-/* Starts a check unless one runs, or has ended and nobody was told. */
-void verifier_start(struct verifier *verifier);
+/* Starts a check unless one runs, or who asks `waits` to hear how the last one ended: whoever was told that one runs
+ * does, until it has. What others started and did not wait for says nothing about the archive of now. */
+void verifier_ask(struct verifier *verifier, bool *waits);
 
 /* Packs the progress as the answer of `verify`; 0 or -ERR_MEMORY. */
 int verifier_pack(struct verifier *verifier, msgpack_packer *packer, uint32_t id);

@@ -55,21 +55,19 @@ class SmallTails(WithDaemon):
 
 
 class Verify(WithDaemon):
-    def test_finds_a_flipped_bit(self):
-        handle = self.ready()
-        self.append(handle, 0, 50)
-        self.append(handle, 50, 50)
+    def ended(self, client):
+        for _ in range(500):
+            time.sleep(0.02)
+            answer = client.call("verify")
+            if not answer.get("running"):
+                return answer
+        return self.fail("verify does not end")
 
-        def verify():
-            self.assertTrue(self.client.call("verify").get("running"))
-            for _ in range(500):
-                time.sleep(0.02)
-                answer = self.client.call("verify")
-                if not answer.get("running"):
-                    return answer
-            return self.fail("verify does not end")
+    def verify(self, client):
+        self.assertTrue(client.call("verify").get("running"))
+        return self.ended(client)
 
-        self.assertEqual(verify()["bad"], 0)
+    def rot(self):
         path = next(os.path.join(where, name) for where, _, names in os.walk(self.daemon.data) for name in names
                     if name.startswith("log-"))
         with open(path, "r+b") as file:
@@ -77,9 +75,27 @@ class Verify(WithDaemon):
             byte = file.read(1)
             file.seek(5000)
             file.write(bytes([byte[0] ^ 1]))
-        answer = verify()
+
+    def test_finds_a_flipped_bit(self):
+        handle = self.ready()
+        self.append(handle, 0, 50)
+        self.append(handle, 50, 50)
+        self.assertEqual(self.verify(self.client)["bad"], 0)
+        self.rot()
+        answer = self.verify(self.client)
         self.assertGreater(answer["bad"], 0)
         self.assertIn("log-", answer["problems"][0]["path"])
+
+    def test_what_nobody_waited_for_is_not_told_later(self):
+        handle = self.ready()
+        self.append(handle, 0, 50)
+        self.append(handle, 50, 50)
+        gone = self.connect()
+        self.assertTrue(gone.call("verify").get("running"))
+        gone.close()
+        time.sleep(0.5)  # it has ended by now; if not, the next hears of it and waits for it
+        self.rot()
+        self.assertGreater(self.verify(self.connect())["bad"], 0)
 
 
 if __name__ == "__main__":
