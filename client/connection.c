@@ -358,15 +358,19 @@ static int check_abandoned(struct connection *c) {
   return error_set(&c->reason, ERR_UNREACHABLE, "the daemon at %s has left %u requests unanswered", c->path, abandoned);
 }
 
-/* Waits for the socket, first without sleeping. */
+/* Waits for the socket, first without sleeping, all in all as long as asked for. */
 static int wait_ready(const struct connection *c, struct pollfd *wanted, uint32_t timeout_ms) {
-  int ready = 0;
-  if (c->spin_us && timeout_ms) {
-    uint64_t until_us = clock_us() + at_most(c->spin_us, (uint64_t)timeout_ms * 1000);
-    while ((ready = poll(wanted, 1, 0)) == 0 && clock_us() < until_us)
-      continue;
+  uint64_t left_us = (uint64_t)timeout_ms * 1000, awake_us = at_most(c->spin_us, left_us);
+  if (awake_us) {
+    uint64_t began_us = clock_us(), waited_us = 0;
+    int ready = 0;
+    while ((ready = poll(wanted, 1, 0)) == 0 && waited_us < awake_us)
+      waited_us = clock_us() - began_us;
+    left_us -= at_most(waited_us, left_us);
+    if (ready || !left_us)
+      return ready;
   }
-  return ready ? ready : poll(wanted, 1, timeout_ms > INT32_MAX ? INT32_MAX : (int)timeout_ms);
+  return poll(wanted, 1, (int)at_most((left_us + 999) / 1000, INT32_MAX));
 }
 
 void connection_pump(struct connection *c, uint32_t timeout_ms) {

@@ -140,6 +140,26 @@ static void waits_without_sleeping(void **state) {
   engine_finish(&engine);
 }
 
+/* The time awake is a part of the wait, also where it is all of it. */
+static void waits_once(void **state) {
+  (void)state;
+  struct engine engine;
+  struct connection c;
+  engine_describe(&engine);
+  engine_start(&engine, NULL);
+  assert_int_equal(connection_init(&c, engine.socket, 1000, NULL), 0);
+  for (int i = 0; i < 100 && c.state != LINK_UP; i++)
+    connection_pump(&c, 100);
+  assert_int_equal(c.state, LINK_UP);
+  for (c.spin_us = 250000; c.spin_us <= 1000000; c.spin_us *= 4) {
+    uint64_t began = clock_ms();
+    connection_pump(&c, 500);
+    assert_in_range(clock_ms() - began, 499, c.spin_us == 250000 ? 720 : 950);
+  }
+  connection_finish(&c);
+  engine_finish(&engine);
+}
+
 static void a_daemon_that_never_says_hello(void **state) {
   (void)state;
   struct engine engine;
@@ -376,6 +396,7 @@ int main(void) {
       cmocka_unit_test(goes_on_when_the_daemon_dies),
       cmocka_unit_test(silent_daemons_are_not_waited_for_again),
       cmocka_unit_test(waits_without_sleeping),
+      cmocka_unit_test(waits_once),
       cmocka_unit_test(a_daemon_that_never_says_hello),
       cmocka_unit_test(abandoned_requests),
       cmocka_unit_test(lost_connections_are_told),
