@@ -208,7 +208,8 @@ static int prepare_queries(struct request *request, struct lookup_worker *worker
   return result;
 }
 
-/* While pages come from disk the GPU's memory is given to others: what was found goes to the worker's. */
+/* While pages come from disk, or a thread that yields to others goes on, the GPU's memory is given to others: what was
+ * found goes to the worker's. */
 static int put_by(struct backend *backend, struct lookup_worker *worker, uint32_t heads, struct backend_found *found,
                   struct error *error) {
   struct resident_found *from = &found->found;
@@ -286,7 +287,7 @@ bool backend_finish(struct backend *backend, struct request *request, struct loo
   struct error error = {0};
   int result = resident_finish(backend->resident, &found->found, &error);
   found->held = result == 0;
-  if (!result && session_cold(request->session))
+  if (!result && (request->heavy || session_cold(request->session)))
     result = put_by(backend, worker, (uint32_t)conversation_geometry(request->session->conversation)->kv_heads, found,
                     &error);
   if (result)

@@ -231,6 +231,34 @@ class Gpu(WithDaemon):
             thread.join()
         self.assertEqual(wrong, [])
 
+    def test_large_lookups_do_not_keep_the_gpu(self):
+        """Small ones want its memory for results, too, which threads that yield to others must not sit on."""
+        self.begin(1300, "--threads", "8", "--vram-codes-limit", "0")
+        answered, ends = [0] * 4, time.monotonic() + 4
+
+        def work(number):
+            client = Client(self.gpu.socket)
+            handle = self.open("c", client, write=False, create=False)["conversation"]
+            q = b"".join(queries(self.shape, row) for row in range(512))
+            while time.monotonic() < ends:
+                client.call("conversation.lookup", conversation=handle, layer=0, rows=512, queries=q, k=4,
+                            candidates=1024)
+                answered[number] += 1
+            client.close()
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(len(answered))]
+        for thread in threads:
+            thread.start()
+        small = 0
+        while time.monotonic() < ends:
+            self.other.call("conversation.lookup", conversation=self.handles[1], layer=0, rows=1, k=4, candidates=16,
+                            queries=queries(self.shape, 1))
+            small += 1
+        for thread in threads:
+            thread.join()
+        self.assertGreater(min(answered), 0)
+        self.assertGreater(small, 6 * sum(answered))
+
 
 class Choice(WithDaemon):
     """Which backend it takes."""
