@@ -29,6 +29,8 @@ struct resident {
   struct resident_options options;
   pthread_mutex_t lock;
   pthread_cond_t released;
+  pthread_mutex_t told_lock;
+  struct resident_figures told; /* a copy of the figures */
   struct gpu_scan *scans[RESIDENT_SCANS];
   bool taken[RESIDENT_SCANS];
   TAILQ_HEAD(entries, entry) entries;
@@ -38,6 +40,15 @@ struct resident {
   struct resident_figures figures;
   struct gpu_scan_job jobs[RESIDENT_JOBS_MAX]; /* of the start under way */
 };
+
+/* Lookups hold the lock while megabytes go to the GPU, some of them on threads that yield to others: who wants figures
+ * is not to wait for that. */
+static void unlock(struct resident *resident) {
+  pthread_mutex_lock(&resident->told_lock);
+  resident->told = resident->figures;
+  pthread_mutex_unlock(&resident->told_lock);
+  pthread_mutex_unlock(&resident->lock);
+}
 
 /* --- conversations ----------------------------------------------------------------------------------------------- */
 
@@ -269,7 +280,7 @@ static void expect_codes(struct resident *resident, const struct resident_lookup
   uint32_t end = next_code_end(resident, entry, lookup, have, there);
   if (end == have || !make_code_room(resident, bytes_more(entry, lookup, &key_codes, end), lookup->now_ms))
     return;
-  pthread_mutex_unlock(&resident->lock);
+  unlock(resident);
   lookup->source.expect(lookup->source.context, have, end);
   pthread_mutex_lock(&resident->lock);
 }
@@ -385,7 +396,7 @@ int resident_start(struct resident *resident, const struct resident_lookup *look
     if (result < 0)
       failed(resident, result);
   }
-  pthread_mutex_unlock(&resident->lock);
+  unlock(resident);
   return result;
 }
 
@@ -400,14 +411,14 @@ int resident_finish(struct resident *resident, struct resident_found *found, str
     resident->figures.lookups++;
     resident->figures.rescored += found->best > 0;
   }
-  pthread_mutex_unlock(&resident->lock);
+  unlock(resident);
   return result;
 }
 
 void resident_release(struct resident *resident, const struct resident_found *found) {
   pthread_mutex_lock(&resident->lock);
   give_scan(resident, found->scan);
-  pthread_mutex_unlock(&resident->lock);
+  unlock(resident);
 }
 
 /* --- the cache --------------------------------------------------------------------------------------------------- */
@@ -422,6 +433,7 @@ int resident_create(struct resident **result, struct gpu *gpu, const struct resi
   resident->options = *options;
   TAILQ_INIT(&resident->entries);
   pthread_mutex_init(&resident->lock, NULL); /* neither fails on Linux */
+  pthread_mutex_init(&resident->told_lock, NULL);
   pthread_cond_init(&resident->released, NULL);
   int status = 0;
   for (uint32_t i = 0; i < RESIDENT_SCANS && !status; i++)
@@ -441,6 +453,7 @@ void resident_destroy(struct resident *resident) {
   for (uint32_t i = 0; i < RESIDENT_SCANS; i++)
     gpu_scan_destroy(resident->scans[i]);
   pthread_cond_destroy(&resident->released);
+  pthread_mutex_destroy(&resident->told_lock);
   pthread_mutex_destroy(&resident->lock);
   free(resident);
 }
@@ -448,11 +461,11 @@ void resident_destroy(struct resident *resident) {
 void resident_drop(struct resident *resident, const uint8_t *conversation) {
   pthread_mutex_lock(&resident->lock);
   drop(resident, find(resident, conversation));
-  pthread_mutex_unlock(&resident->lock);
+  unlock(resident);
 }
 
 void resident_figures(struct resident *resident, struct resident_figures *figures) {
-  pthread_mutex_lock(&resident->lock);
-  *figures = resident->figures;
-  pthread_mutex_unlock(&resident->lock);
+  pthread_mutex_lock(&resident->told_lock);
+  *figures = resident->told;
+  pthread_mutex_unlock(&resident->told_lock);
 }

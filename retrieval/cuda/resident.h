@@ -104,6 +104,7 @@ void resident_release(struct resident *resident, const struct resident_found *fo
 /* Drops the columns of a conversation that is deleted. */
 void resident_drop(struct resident *resident, const uint8_t *conversation);
 
+/* At once; those of a lookup under way may be missing. */
 void resident_figures(struct resident *resident, struct resident_figures *figures);
 
 #endif

@@ -38,7 +38,9 @@ static uint32_t parts_of(const struct wanted *wanted, uint32_t head, struct reco
 
 static bool columns_of(void *context, uint32_t head, uint64_t token, struct record_columns *columns) {
   struct record_columns parts[PARTS];
+  struct resident_figures now;
   uint32_t n = parts_of(context, head, parts);
+  resident_figures(world.resident, &now); /* does not wait for this lookup */
   for (uint32_t i = 0; i < n; i++)
     if (token >= parts[i].first && token - parts[i].first < parts[i].count) {
       *columns = parts[i];
