@@ -16,7 +16,7 @@ struct chunk_list {
 struct gpu_columns {
   struct gpu *gpu;
   struct chunk_list scan, codes;
-  float *hints;                   /* in the GPU's memory */
+  float *hints;
   uint32_t count, code_count;     /* records */
 };
 
@@ -103,16 +103,6 @@ static int add_chunk(struct gpu *gpu, struct chunk_list *list, size_t chunk_byte
 
 /* --- signatures and scales --------------------------------------------------------------------------------------- */
 
-static int make_hints(struct gpu_columns *columns, cudaStream_t stream, struct error *error) {
-  size_t size = GPU_HINTS * sizeof *columns->hints;
-  if (columns->hints)
-    return 0;
-  cudaError_t status = cudaMallocFromPoolAsync((void **)&columns->hints, size, columns->gpu->pool, stream);
-  if (status == cudaSuccess)
-    status = cudaMemsetAsync(columns->hints, 0, size, stream);
-  return status == cudaSuccess ? 0 : gpu_failed(error, status, "no memory for hints");
-}
-
 /* Scales that are not valid become NaN, which compares with nothing. */
 static void copy_scales(uint16_t *to, const uint8_t *from, uint32_t count) {
   enum { INVALID = 0x7c00, NOT_A_NUMBER = 0x7e00 };
@@ -121,8 +111,9 @@ static void copy_scales(uint16_t *to, const uint8_t *from, uint32_t count) {
     to[i] = to[i] < INVALID ? to[i] : NOT_A_NUMBER;
 }
 
-/* Pinned memory that is free again, NULL after an error. */
+/* Pinned memory that is free again, for an upload; NULL after an error. */
 static struct gpu_stage *take_stage(struct gpu *gpu, cudaError_t *status) {
+  atomic_store(&gpu->uploaded, true);
   struct gpu_stage *stage = &gpu->stages[gpu->next_stage++ % GPU_STAGES];
   *status = cudaEventSynchronize(stage->uploaded);
   return *status == cudaSuccess ? stage : NULL;
@@ -154,7 +145,9 @@ int gpu_columns_append(struct gpu_columns *columns, const uint8_t *signature, co
   cudaError_t status = cudaSetDevice(columns->gpu->device);
   if (status != cudaSuccess)
     return gpu_failed(error, status, "cannot be used");
-  int result = count ? make_hints(columns, stream, error) : 0;
+  if (count && !columns->hints)
+    status = gpu_hints_take(&columns->gpu->hints, &columns->hints);
+  int result = status == cudaSuccess ? 0 : gpu_failed(error, status, "no memory for hints");
   for (uint32_t done = 0, n; done < count && !result; done += n) {
     uint32_t end = columns->count + done, at = end % GPU_CHUNK;
     n = count - done < GPU_CHUNK - at ? count - done : GPU_CHUNK - at;
@@ -225,8 +218,7 @@ void gpu_columns_destroy(struct gpu_columns *columns, void *stream) {
   cudaSetDevice(columns->gpu->device);
   free_list(&columns->scan, stream);
   free_list(&columns->codes, stream);
-  if (columns->hints)
-    cudaFreeAsync(columns->hints, stream);
+  gpu_hints_give_back(&columns->gpu->hints, columns->hints);
   free(columns);
 }
 

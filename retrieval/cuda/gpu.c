@@ -27,6 +27,14 @@ static cudaError_t create_stages(struct gpu *gpu) {
   return status;
 }
 
+/* Launches that overlap are not cooperative: nothing but their order in one stream sees to it that all blocks of a scan
+ * come to run. That is not enough where several processes have blocks on the GPU at the same time. */
+static bool can_overlap(const struct gpu *gpu, const struct cudaDeviceProp *properties) {
+  int shared = 1;
+  return properties->major >= 9 && cudaDeviceGetAttribute(&shared, cudaDevAttrMpsEnabled, gpu->device) == cudaSuccess &&
+         !shared;
+}
+
 int gpu_create(struct gpu **result, int device, struct error *error) {
   struct cudaDeviceProp properties = {0};
   *result = NULL;
@@ -44,6 +52,7 @@ int gpu_create(struct gpu **result, int device, struct error *error) {
     status = create_pool(gpu);
   if (status == cudaSuccess)
     status = create_stages(gpu);
+  gpu->overlaps = can_overlap(gpu, &properties);
   if (status == cudaSuccess)
     gpu->blocks = gpu_scan_blocks((uint32_t)properties.multiProcessorCount);
   if (status == cudaSuccess && gpu->blocks == 0) {
@@ -78,6 +87,7 @@ void gpu_destroy(struct gpu *gpu) {
   }
   if (gpu->pool)
     cudaMemPoolDestroy(gpu->pool);
+  gpu_hints_free(&gpu->hints);
   free(gpu);
 }
 

@@ -6,9 +6,10 @@
 // does, and leave the best of them.
 //
 // All work goes to the stream that the caller gives (a cudaStream_t, NULL for the default one) and nothing here waits
-// for the GPU except gpu_scan_finish, gpu_columns_append and the functions that destroy. Who uses several streams puts
-// them in order: a scan has to come after the appends to its columns, and before their next scan. One object is used by
-// one thread at a time.
+// for the GPU except gpu_scan_finish, gpu_columns_append and the functions that destroy. All scans of a process on one
+// GPU go to one stream, where they overlap: two that begin at a time on different ones could wait for each other's
+// blocks for ever. Who appends on another stream puts them in order: a scan has to come after the appends to its
+// columns. One object is used by one thread at a time.
 //
 // Built without CUDA, or on a machine with no driver or GPU, gpu_create says so and the processor does the work.
 #ifndef COLDKV_RETRIEVAL_CUDA_GPU_H
@@ -52,7 +53,7 @@ void gpu_columns_destroy(struct gpu_columns *columns, void *stream);
 /* Adds `count` records behind those that are there: signature[16 * count], k_scale[2 * count], host memory, which may
  * be used again after the return: it is copied to memory of the GPU's own first, and the only wait is for that to be
  * free again. After an error, which may be ERR_MEMORY (of the GPU), ERR_LIMIT (2^32 - 1 records) or ERR_IO, the columns
- * hold what they held. Appends to columns of one GPU come from one thread at a time. */
+ * hold what they held. Columns of one GPU are appended to and destroyed by one thread at a time. */
 int gpu_columns_append(struct gpu_columns *columns, const uint8_t *signature, const uint8_t *k_scale, uint32_t count,
                        void *stream, struct error *error);
 

@@ -22,6 +22,8 @@ enum {
   GPU_CODE_CHUNK = 1 << GPU_CODE_CHUNK_SHIFT,
   GPU_CODE_CHUNK_BYTES = GPU_CODE_BYTES * GPU_CODE_CHUNK, /* no more than the other, see struct gpu_stage */
   GPU_JOBS = 32, /* of a launch; they travel as its argument, which has 4096 bytes */
+  GPU_JOBS_FEW = 8, /* for which there is a smaller argument: that takes less time */
+  GPU_SETS = 2, /* of groups and of room for gathered keys, for launches that overlap; see overlap.cuh */
   GPU_RESCORE_JOBS = 12, /* likewise, with a larger part of the query */
   GPU_HEAD_DIM_MAX = 128,
   GPU_BINS = 2048, /* of counts that blocks share */
@@ -34,7 +36,8 @@ struct gpu_job {
   int32_t magnitude_sum;
   uint32_t begin, count;
   float size;                        /* of the query: scores grow with it */
-  float *hint;                       /* GPU memory, of this job alone in its launch; see the top of scan.cu */
+  float hint;                        /* of the last scan of these columns; see the top of scan.cu */
+  float *next_hint;                  /* memory of the host, of this job alone in its launch */
 };
 
 /* What the blocks that share a job tell each other. All zero before the first launch; every launch leaves `arrived`,
@@ -54,14 +57,20 @@ struct gpu_group {
   uint32_t bins[GPU_BINS];
 };
 
-struct gpu_launch {
-  struct gpu_job jobs[GPU_JOBS];
+/* What the jobs of a launch have in common. */
+struct gpu_shared {
   struct gpu_group *groups;   /* [job] */
   uint64_t *gathered;         /* [job][capacity]; all ones where no key is, before and after a launch */
   uint64_t *keys;             /* [job][candidates] */
   uint32_t *counts;           /* [job] */
   uint32_t blocks;            /* that share a job */
   uint32_t capacity, candidates;
+  uint32_t overlap;           /* may begin while the launch before ends */
+};
+
+struct gpu_launch {
+  struct gpu_shared shared;
+  struct gpu_job jobs[GPU_JOBS];
 };
 
 struct gpu_rescore_job {
@@ -82,12 +91,13 @@ struct gpu_rescore_launch {
   uint32_t head_dim, whole, partial;
   uint32_t blocks;             /* that share a job, at most */
   uint32_t candidates, best;
+  uint32_t overlap;            /* may begin while the launch before ends */
 };
 
 /* How many blocks of a scan kernel the current device runs at a time, the lesser of both modes; 0 after an error. */
 uint32_t gpu_scan_blocks(uint32_t processors);
 
-/* Enqueues `jobs` * launch->blocks blocks, which must not be more than those. */
+/* Enqueues `jobs` * launch->shared.blocks blocks, which must not be more than those. */
 cudaError_t gpu_scan_launch(const struct gpu_launch *launch, uint32_t jobs, int hamming, cudaStream_t stream);
 
 /* Enqueues the rescoring of `jobs` jobs, up to GPU_RESCORE_JOBS, behind their scan. */

@@ -4,6 +4,7 @@
 // Rescoring of what scan.cu has left, in place, and the best of it. Four lanes share a candidate, each a part of its
 // coordinates; integers are added in any order, and the one multiplication of floats is that of the processor. The
 // last block of a job to end selects.
+#include "retrieval/cuda/overlap.cuh"
 #include "retrieval/cuda/select.cuh"
 
 #include <cuda_fp16.h>
@@ -142,13 +143,15 @@ __global__ void __launch_bounds__(THREADS, 2) rescore_kernel(const __grid_consta
   __shared__ Code code;
   uint32_t number = blockIdx.x / launch.blocks, part = blockIdx.x % launch.blocks, lane = threadIdx.x % LANES;
   const gpu_rescore_job &job = launch.jobs[number];
-  uint32_t count = __ldcg(&launch.found[number]);
+  admit_next();
   uint64_t *keys = launch.keys + static_cast<size_t>(number) * launch.candidates;
   if (threadIdx.x < GPU_HEAD_DIM_MAX)
     code.q12[threadIdx.x / EACH][threadIdx.x % EACH] = job.q12[threadIdx.x];
   if (threadIdx.x < 32)
     code.levels[threadIdx.x / 16][threadIdx.x % 16] = launch.levels[threadIdx.x / 16][threadIdx.x % 16];
+  wait_for_previous();
   __syncthreads();
+  uint32_t count = __ldcg(&launch.found[number]);
   for (uint32_t base = part * PLACES; base < count; base += launch.blocks * PLACES) {
     uint32_t place = base + threadIdx.x / LANES;
     unsigned long long key = __ldcg(reinterpret_cast<unsigned long long *>(&keys[min(place, count - 1)]));
@@ -166,11 +169,11 @@ __global__ void __launch_bounds__(THREADS, 2) rescore_kernel(const __grid_consta
 
 } // namespace
 
-extern "C" cudaError_t gpu_rescore_launch_jobs(gpu_rescore_launch *launch, uint32_t jobs, cudaStream_t stream) {
-  uint32_t needed = (launch->candidates + PLACES - 1) / PLACES;
-  launch->blocks = launch->blocks < needed ? launch->blocks : needed;
-  bool words = launch->head_dim == GPU_HEAD_DIM_MAX;
+extern "C" cudaError_t gpu_rescore_launch_jobs(gpu_rescore_launch *given, uint32_t jobs, cudaStream_t stream) {
+  uint32_t needed = (given->candidates + PLACES - 1) / PLACES;
+  given->blocks = given->blocks < needed ? given->blocks : needed;
+  bool words = given->head_dim == GPU_HEAD_DIM_MAX;
   void (*kernel)(gpu_rescore_launch) = words ? rescore_kernel<true> : rescore_kernel<false>;
-  void *arguments[] = {launch};
-  return cudaLaunchKernel(kernel, dim3(jobs * launch->blocks), dim3(THREADS), arguments, 0, stream);
+  return launch(kernel, jobs * given->blocks, THREADS, *given, given->overlap ? BEGIN_OVERLAPPING : BEGIN_BEHIND,
+                stream);
 }

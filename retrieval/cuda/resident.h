@@ -27,7 +27,7 @@ enum {
 struct resident;
 
 struct resident_options {
-  uint64_t limit_bytes; /* GPU memory for columns; beside that the scans take some 35 MB each */
+  uint64_t limit_bytes; /* GPU memory for columns; beside that the scans take some 52 MB each */
   uint64_t code_limit_bytes; /* for key codes; 0: rescoring is the processor's */
   uint32_t tokens_min;  /* shorter ranges are the processor's */
   uint32_t grow_tokens; /* fewer than that are not brought to the GPU yet, unless its layer has codes there */

@@ -7,10 +7,11 @@
 
 static cudaError_t allocate(struct gpu_scan *scan) {
   size_t keys = (size_t)scan->keys_max * sizeof(uint64_t);
-  size_t gathered = (size_t)GPU_JOBS * gpu_scan_capacity(LIMIT_CANDIDATES_MAX) * sizeof(uint64_t);
+  size_t groups = (size_t)GPU_SETS * GPU_JOBS * sizeof *scan->groups;
+  size_t gathered = (size_t)GPU_SETS * GPU_JOBS * gpu_scan_capacity(LIMIT_CANDIDATES_MAX) * sizeof(uint64_t);
   cudaError_t status = cudaSetDevice(scan->gpu->device);
   if (status == cudaSuccess)
-    status = cudaMalloc((void **)&scan->groups, GPU_JOBS * sizeof *scan->groups);
+    status = cudaMalloc((void **)&scan->groups, groups);
   if (status == cudaSuccess)
     status = cudaMalloc((void **)&scan->gathered, gathered);
   if (status == cudaSuccess)
@@ -18,7 +19,7 @@ static cudaError_t allocate(struct gpu_scan *scan) {
   if (status == cudaSuccess)
     status = cudaMalloc((void **)&scan->candidates_counts, GPU_JOBS * sizeof(uint32_t));
   if (status == cudaSuccess)
-    status = cudaMemset(scan->groups, 0, GPU_JOBS * sizeof *scan->groups);
+    status = cudaMemset(scan->groups, 0, groups);
   if (status == cudaSuccess)
     status = cudaMemset(scan->gathered, 0xff, gathered);
   if (status == cudaSuccess)
@@ -85,12 +86,14 @@ static float *hint_of(const struct gpu_scan_job *jobs, uint32_t i, enum lookup_m
 static void fill_job(struct gpu_job *job, const struct gpu_scan_job *from, float *hint) {
   *job = (struct gpu_job){
       .size = query_size(from->query),
-      .hint = hint,
+      .next_hint = hint,
       .chunks = gpu_columns_table(from->columns),
       .magnitude_sum = from->query->magnitude_sum,
       .begin = from->begin,
       .count = from->count,
   };
+  if (hint)
+    __atomic_load(hint, &job->hint, __ATOMIC_RELAXED); /* a launch may be about to write it */
   memcpy(job->sign, from->query->sign, sizeof job->sign);
   memcpy(job->magnitude, from->query->magnitude, sizeof job->magnitude);
 }
@@ -117,21 +120,25 @@ static int check(const struct gpu_scan *scan, const struct gpu_scan_wanted *want
 static cudaError_t start_jobs(struct gpu_scan *scan, const struct gpu_scan_wanted *wanted,
                               const struct gpu_scan_job *jobs, uint32_t first, uint32_t count, cudaStream_t stream) {
   uint64_t *keys = scan->keys + (size_t)first * (wanted->best ? wanted->best : wanted->candidates);
-  uint32_t *counts = scan->counts + first;
-  struct gpu_launch launch = {
-      .groups = scan->groups,
-      .gathered = scan->gathered,
+  uint32_t *counts = scan->counts + first, set = scan->launches++ % GPU_SETS;
+  struct gpu_group *groups = scan->groups + (size_t)set * GPU_JOBS;
+  bool uploaded = atomic_exchange(&scan->gpu->uploaded, false);
+  struct gpu_launch launch;
+  launch.shared = (struct gpu_shared){
+      .groups = groups,
+      .gathered = scan->gathered + (size_t)set * GPU_JOBS * gpu_scan_capacity(LIMIT_CANDIDATES_MAX),
       .keys = wanted->best ? scan->candidates_keys : keys,
       .counts = wanted->best ? scan->candidates_counts : counts,
       .blocks = scan->gpu->blocks / count,
       .capacity = gpu_scan_capacity(wanted->candidates),
       .candidates = wanted->candidates,
+      .overlap = scan->gpu->overlaps && !uploaded,
   };
   for (uint32_t i = 0; i < count; i++)
     fill_job(&launch.jobs[i], &jobs[first + i], hint_of(jobs + first, i, wanted->mode));
   cudaError_t status = gpu_scan_launch(&launch, count, wanted->mode == LOOKUP_HAMMING, stream);
   if (status == cudaSuccess && wanted->best)
-    status = gpu_rescore(scan, wanted, jobs + first, count, keys, counts, stream);
+    status = gpu_rescore(scan, wanted, jobs + first, count, groups, keys, counts, stream);
   return status;
 }
 

@@ -11,7 +11,9 @@
 // query's size. It stands for 1; when it misleads, 1 to 3 follow.
 // When what was kept is not enough or too much, since the sample misled or too many scores are equal, they count all
 // keys digit by digit instead, until they know a bound that enough and not too many keep below; then 2 and 3 again. So
-// the answer never depends on the sample. Blocks wait for each other, so all of them have to run at a time.
+// the answer never depends on the sample.
+// Blocks wait for each other, so all of them have to come to run: overlap.cuh.
+#include "retrieval/cuda/overlap.cuh"
 #include "retrieval/cuda/scan_score.cuh"
 
 namespace {
@@ -82,7 +84,7 @@ template <bool HAMMING> __device__ void count_sample(gpu_group *group, const Til
 
 /* Sets the bound that C records should reach, with so much to spare that chance does not leave fewer. */
 template <bool HAMMING>
-__device__ void set_bound(const gpu_launch &launch, gpu_group *group, const gpu_job &job, Shared &shared) {
+__device__ void set_bound(const gpu_shared &launch, gpu_group *group, const gpu_job &job, Shared &shared) {
   typedef Mode<HAMMING> M;
   take(group, shared.bins, M::BINS);
   float wanted = static_cast<float>(launch.candidates) * static_cast<float>(__ldcg(&group->sampled)) /
@@ -98,12 +100,12 @@ __device__ void set_bound(const gpu_launch &launch, gpu_group *group, const gpu_
 
 /* --- 2: gathering ------------------------------------------------------------------------------------------------ */
 
-__device__ __forceinline__ uint64_t *gathered_of(const gpu_launch &launch, uint32_t job) {
+__device__ __forceinline__ uint64_t *gathered_of(const gpu_shared &launch, uint32_t job) {
   return launch.gathered + static_cast<size_t>(job) * launch.capacity;
 }
 
 /* Keeps a key in shared memory, or where the others will be. */
-__device__ void put(const gpu_launch &launch, gpu_group *group, uint64_t *gathered, unsigned long long key,
+__device__ void put(const gpu_shared &launch, gpu_group *group, uint64_t *gathered, unsigned long long key,
                     Shared &shared) {
   uint32_t slot = atomicAdd(&shared.count, 1);
   if (slot < KEYS) {
@@ -127,18 +129,28 @@ template <bool HAMMING> __device__ __forceinline__ void load_first(const Tiles &
     load<!HAMMING>(tiles, tiles.warp * tiles.owned, batch);
 }
 
-/* Gives every key up to `last` to `use`, by a warp; `batch` is its first tile. The ticket for a tile is
- * asked for before the tile before it is looked at. */
+/* The next launch has groups and room for gathered keys of its own, the one after it those that the last one had: so
+ * the next is let in only when the last one has ended. */
+__device__ __forceinline__ void admit_next_scan() {
+  wait_for_previous();
+  admit_next();
+}
+
+/* Gives every key up to `last` to `use`, by a warp; `batch` is its first tile. The next tile is asked for as soon as
+ * the registers are free, before the few keys are looked at; the ticket for it came while the tile before was there. */
 template <bool HAMMING, typename USE>
 __device__ __forceinline__ void for_keys(gpu_group *group, const Tiles &tiles, Batch &batch, unsigned long long last,
                                          USE use) {
   typedef Mode<HAMMING> M;
   const typename M::Value limit = M::limit(static_cast<uint32_t>(last >> 32));
-  uint32_t tile = tiles.warp * tiles.owned, end = tile + tiles.owned;
+  const uint32_t free_tiles = tiles.warps * tiles.owned, end = (tiles.warp + 1) * tiles.owned;
+  uint32_t tile = tiles.warp * tiles.owned, next = tile + 1 < end ? tile + 1 : free_tiles + tiles.warp;
   while (tile < tiles.count) {
     uint32_t ticket = 0;
-    if (tile + 1 >= end && threadIdx.x % 32 == 0)
+    if (next >= end && threadIdx.x % 32 == 0)
       ticket = atomicAdd(&group->tickets, 1);
+    if (next + 1 == end)
+      admit_next_scan();
     typename M::Value values[TILE_LINES];
     bool any = false;
 #pragma unroll
@@ -146,6 +158,8 @@ __device__ __forceinline__ void for_keys(gpu_group *group, const Tiles &tiles, B
       values[i] = M::value(*tiles.job, batch.signature[i], batch.scale[i]);
       any |= M::reaches(values[i], limit);
     }
+    if (next < tiles.count)
+      load<!HAMMING>(tiles, next, batch);
     if (any) { /* seldom: all else is without a branch */
 #pragma unroll
       for (uint32_t i = 0; i < TILE_LINES; i++) {
@@ -156,17 +170,18 @@ __device__ __forceinline__ void for_keys(gpu_group *group, const Tiles &tiles, B
           use(key);
       }
     }
-    if (++tile >= end)
-      tile = tiles.warps * tiles.owned + __shfl_sync(0xffffffffu, ticket, 0);
-    if (tile < tiles.count)
-      load<!HAMMING>(tiles, tile, batch);
+    tile = next;
+    if (next >= end)
+      next = free_tiles + tiles.warps + __shfl_sync(0xffffffffu, ticket, 0);
+    else
+      next = next + 1 < end ? next + 1 : free_tiles + tiles.warp;
   }
 }
 
 /* Adds the block's keys to the others', which may be on their way still. Returns true in the last block to do so, with
  * how many there are in *count; shared.again tells whether these are the wrong ones. `guessed`: by a hint. */
 template <bool HAMMING>
-__device__ bool gather(const gpu_launch &launch, gpu_group *group, const Tiles &tiles, Batch &batch,
+__device__ bool gather(const gpu_shared &launch, gpu_group *group, const Tiles &tiles, Batch &batch,
                        uint64_t *gathered, unsigned long long last, bool guessed, uint32_t *count, Shared &shared) {
   if (threadIdx.x == 0)
     shared.count = 0;
@@ -177,6 +192,7 @@ __device__ bool gather(const gpu_launch &launch, gpu_group *group, const Tiles &
   clear(shared.digits, DIGITS); /* for select() */
   uint32_t own = min(shared.count, static_cast<uint32_t>(KEYS));
   if (threadIdx.x == 0) {
+    admit_next_scan();
     unsigned long long before = atomicAdd(&group->gathered, 1ull << 32 | own);
     uint32_t all = static_cast<uint32_t>(before) + own;
     shared.base = static_cast<uint32_t>(before);
@@ -209,7 +225,7 @@ __device__ __forceinline__ unsigned long long wait_key(const uint64_t *at) {
 
 /* After a digit was counted: goes on with the part of the keys that number C is in, or sets the bound when that and all
  * before it can be gathered. */
-__device__ void narrow(const gpu_launch &launch, gpu_group *group, Shared &shared) {
+__device__ void narrow(const gpu_shared &launch, gpu_group *group, Shared &shared) {
   take(group, shared.digits, DIGITS);
   uint32_t shift = __ldcg(&group->shift), below = __ldcg(&group->below);
   find_bin(shared.digits, DIGITS, launch.candidates - below, shared);
@@ -233,7 +249,7 @@ __device__ void narrow(const gpu_launch &launch, gpu_group *group, Shared &share
 }
 
 template <bool HAMMING>
-__device__ unsigned long long count_digits(const gpu_launch &launch, gpu_group *group, const Tiles &tiles, Batch &batch,
+__device__ unsigned long long count_digits(const gpu_shared &launch, gpu_group *group, const Tiles &tiles, Batch &batch,
                                            uint32_t &generation, Shared &shared) {
   do {
     uint32_t shift = __ldcg(&group->shift);
@@ -304,9 +320,8 @@ __device__ void count_gathered(const Gauge<HAMMING> &gauge, const uint64_t *gath
 }
 
 template <bool HAMMING>
-__device__ void select(const gpu_launch &launch, uint32_t number, uint64_t *gathered, uint32_t count,
-                       unsigned long long bound, Shared &shared) {
-  const gpu_job &job = launch.jobs[number];
+__device__ void select(const gpu_shared &launch, const gpu_job &job, uint32_t number, uint64_t *gathered,
+                       uint32_t count, unsigned long long bound, Shared &shared) {
   uint64_t *best = launch.keys + static_cast<size_t>(number) * launch.candidates;
   if (threadIdx.x == 0)
     launch.counts[number] = min(count, launch.candidates);
@@ -315,13 +330,13 @@ __device__ void select(const gpu_launch &launch, uint32_t number, uint64_t *gath
     count_gathered(gauge, gathered, count, shared);
     unsigned long long last = write_best(gauge, gathered, count, launch.candidates, best, shared);
     if (threadIdx.x == 0)
-      *job.hint = Mode<HAMMING>::hint(static_cast<uint32_t>(last >> 32), job);
+      *job.next_hint = Mode<HAMMING>::hint(static_cast<uint32_t>(last >> 32), job);
   } else {
 #pragma unroll 1
     for (uint32_t i = threadIdx.x; i < launch.candidates; i += THREADS)
       best[i] = i < count ? wait_key(&gathered[i]) : NO_KEY;
     if (threadIdx.x == 0 && job.count > launch.capacity)
-      *job.hint = 0;
+      *job.next_hint = 0;
   }
 #pragma unroll 1
   for (uint32_t i = threadIdx.x; i < count; i += THREADS)
@@ -359,7 +374,7 @@ __device__ void discard(uint64_t *gathered, uint32_t count) {
 
 /* 1, with all blocks. */
 template <bool HAMMING>
-__device__ unsigned long long find_bound(const gpu_launch &launch, gpu_group *group, const Tiles &tiles,
+__device__ unsigned long long find_bound(const gpu_shared &launch, gpu_group *group, const Tiles &tiles,
                                          uint32_t &generation, bool sampled, Shared &shared) {
   if (sampled)
     count_sample<HAMMING>(group, tiles, shared);
@@ -374,24 +389,33 @@ __device__ unsigned long long find_bound(const gpu_launch &launch, gpu_group *gr
   return __ldcg(&group->last);
 }
 
-template <bool HAMMING>
+/* What a launch has as its argument: gpu_launch as far as that many jobs. */
+template <uint32_t JOBS> struct Argument {
+  gpu_shared shared;
+  gpu_job jobs[JOBS];
+};
+static_assert(sizeof(Argument<GPU_JOBS>) == sizeof(gpu_launch), "the same");
+
+template <bool HAMMING, uint32_t JOBS>
 __global__ void __launch_bounds__(THREADS, BLOCKS_PER_PROCESSOR)
-scan_kernel(const __grid_constant__ gpu_launch launch) {
+scan_kernel(const __grid_constant__ Argument<JOBS> argument) {
   __shared__ Shared shared;
+  const gpu_shared &launch = argument.shared;
   uint32_t number = blockIdx.x / launch.blocks, count = 0;
-  const gpu_job &job = launch.jobs[number];
+  const gpu_job &job = argument.jobs[number];
   gpu_group *group = &launch.groups[number];
   uint64_t *gathered = gathered_of(launch, number);
   bool sampled = job.count > launch.capacity;
-  float hint = sampled ? __ldcg(job.hint) : 0;
   uint32_t generation = *reinterpret_cast<volatile uint32_t *>(&group->generation);
   const Tiles tiles = tiles_of(job, launch.blocks, blockIdx.x % launch.blocks);
   Batch batch = {};
   load_first<HAMMING>(tiles, batch);
+  const float hint = sampled ? job.hint : 0;
   bool guess = hint > 0, known = guess;
   unsigned long long last = static_cast<unsigned long long>(Mode<HAMMING>::expected(hint, job)) << 32 | 0xffffffffu;
   for (;;) {
     if (!known) {
+      batch = {};
       last = find_bound<HAMMING>(launch, group, tiles, generation, sampled, shared);
       load_first<HAMMING>(tiles, batch);
     }
@@ -401,7 +425,7 @@ scan_kernel(const __grid_constant__ gpu_launch launch) {
       if (threadIdx.x == THREADS - 1) /* which the others do not wait for */
         reset(group, generation, guess, shared.again);
       if (!shared.again) {
-        select<HAMMING>(launch, number, gathered, count, last, shared);
+        select<HAMMING>(launch, job, number, gathered, count, last, shared);
         return;
       }
       __syncthreads();
@@ -424,15 +448,22 @@ scan_kernel(const __grid_constant__ gpu_launch launch) {
 
 extern "C" uint32_t gpu_scan_blocks(uint32_t processors) {
   int weighted = 0, hamming = 0;
-  if (cudaOccupancyMaxActiveBlocksPerMultiprocessor(&weighted, scan_kernel<false>, THREADS, 0) != cudaSuccess ||
-      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&hamming, scan_kernel<true>, THREADS, 0) != cudaSuccess)
+  if (cudaOccupancyMaxActiveBlocksPerMultiprocessor(&weighted, scan_kernel<false, GPU_JOBS>, THREADS, 0) !=
+          cudaSuccess ||
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&hamming, scan_kernel<true, GPU_JOBS>, THREADS, 0) != cudaSuccess)
     return 0;
   int blocks = weighted < hamming ? weighted : hamming;
   return static_cast<uint32_t>(blocks < BLOCKS_PER_PROCESSOR ? blocks : BLOCKS_PER_PROCESSOR) * processors;
 }
 
+template <uint32_t JOBS>
+static cudaError_t launch_jobs(const gpu_launch *given, uint32_t jobs, int hamming, cudaStream_t stream) {
+  void (*kernel)(Argument<JOBS>) = hamming ? scan_kernel<true, JOBS> : scan_kernel<false, JOBS>;
+  return launch(kernel, jobs * given->shared.blocks, THREADS, *reinterpret_cast<const Argument<JOBS> *>(given),
+                given->shared.overlap ? BEGIN_OVERLAPPING : BEGIN_TOGETHER, stream);
+}
+
 extern "C" cudaError_t gpu_scan_launch(const gpu_launch *launch, uint32_t jobs, int hamming, cudaStream_t stream) {
-  void *arguments[] = {const_cast<gpu_launch *>(launch)};
-  void (*kernel)(gpu_launch) = hamming ? scan_kernel<true> : scan_kernel<false>;
-  return cudaLaunchCooperativeKernel(kernel, dim3(jobs * launch->blocks), dim3(THREADS), arguments, 0, stream);
+  return jobs <= GPU_JOBS_FEW ? launch_jobs<GPU_JOBS_FEW>(launch, jobs, hamming, stream)
+                              : launch_jobs<GPU_JOBS>(launch, jobs, hamming, stream);
 }

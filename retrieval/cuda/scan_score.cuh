@@ -15,6 +15,7 @@ enum {
   BLOCKS_PER_PROCESSOR = 2,
   TILE = 128, /* records that a warp reads at a time; a chunk is a whole number of them */
   TILE_LINES = TILE / 32, /* that a thread has */
+  OWNED_PERCENT = 75, /* of the tiles, that are some warp's from the beginning */
 };
 static_assert(GPU_CHUNK % TILE == 0, "a tile lies in one chunk");
 
@@ -30,8 +31,9 @@ enum : uint32_t {
 constexpr float HINT_MARGIN = 0.07f; /* by which a score may be lower than expected */
 static_assert(CLASSES_ABOVE <= uint32_t(GPU_BINS), "bins for every class");
 
-/* A job's records as a warp takes them. The warps of all blocks that share the job have equal parts of the tiles to
- * themselves; the few that are left go to whoever is there first. */
+/* A job's records as a warp takes them. The warps of all blocks that share the job have equal parts of most tiles to
+ * themselves, and one more each; the others go to whoever is there first, since blocks begin at different times where
+ * launches overlap. */
 struct Tiles {
   const gpu_job *job;
   uint32_t first; /* record where tile 0 begins, at most TILE - 1 before the job's first */
@@ -51,7 +53,7 @@ __device__ __forceinline__ Tiles tiles_of(const gpu_job &job, uint32_t blocks, u
   Tiles tiles = {&job, job.begin / TILE * TILE, 0, blocks * WARPS, threadIdx.x / 32 * blocks + block, 0};
   if (job.count)
     tiles.count = (job.begin % TILE + (job.count - 1)) / TILE + 1;
-  tiles.owned = max(tiles.count / tiles.warps, 1u);
+  tiles.owned = max(tiles.count / tiles.warps * OWNED_PERCENT / 100, 1u);
   return tiles;
 }
 

@@ -182,7 +182,7 @@ __device__ unsigned long long nth(const unsigned long long *keys, uint32_t count
 }
 
 /* Writes the keys of all threads of a warp that are to be kept behind those that are there. */
-__device__ __forceinline__ void append(uint64_t *to, unsigned long long key, bool keep, uint32_t *count) {
+__device__ __forceinline__ void append(unsigned long long *to, unsigned long long key, bool keep, uint32_t *count) {
   uint32_t mask = __ballot_sync(0xffffffffu, keep), lane = threadIdx.x % 32, base = 0;
   if (lane == 0 && mask)
     base = atomicAdd(count, __popc(mask));
@@ -191,46 +191,79 @@ __device__ __forceinline__ void append(uint64_t *to, unsigned long long key, boo
     to[base + __popc(mask & ((1u << lane) - 1))] = key;
 }
 
+/* Moves the keys of the first `count` in shared memory that are to be kept to the front, in any order. */
+template <typename KEEP> __device__ void compact(uint32_t count, Shared &shared, KEEP keep) {
+  enum { EACH = KEYS / THREADS };
+  unsigned long long own[EACH];
+  uint32_t masks[EACH], lane = threadIdx.x % 32, base = 0;
+#pragma unroll
+  for (uint32_t j = 0; j < EACH; j++) {
+    uint32_t i = threadIdx.x + j * THREADS;
+    own[j] = i < count ? shared.keys[i] : NO_KEY;
+    masks[j] = __ballot_sync(0xffffffffu, i < count && keep(own[j]));
+    base += __popc(masks[j]);
+  }
+  if (lane == 0)
+    base = atomicAdd(&shared.count, base);
+  base = __shfl_sync(0xffffffffu, base, 0);
+  __syncthreads();
+#pragma unroll
+  for (uint32_t j = 0; j < EACH; j++) {
+    if (masks[j] >> lane & 1)
+      shared.keys[base + __popc(masks[j] & ((1u << lane) - 1))] = own[j];
+    base += __popc(masks[j]);
+  }
+}
+
 /* Writes the best `wanted` of more keys to `best`, in any order, and returns the last of them. The first KEYS of them
  * are in shared memory, and shared.digits has the numbers of keys in each bin of the gauge; where too many are in the
- * bin in which the best end, or it has an open end, keys are counted anew. */
+ * bin in which the best end, or it has an open end, keys are counted anew. If all are in shared memory, the best are
+ * put together there: `best` may be far away. */
 template <typename GAUGE>
 __device__ unsigned long long write_best(const GAUGE &gauge, const uint64_t *keys, uint32_t count, uint32_t wanted,
                                          uint64_t *best, Shared &shared) {
   auto all = reinterpret_cast<const unsigned long long *>(keys);
   auto rest = reinterpret_cast<unsigned long long *>(shared.digits);
+  const bool near = count <= KEYS;
+  auto to = near ? shared.keys : reinterpret_cast<unsigned long long *>(best);
   find_bin(shared.digits, DIGITS, wanted, shared);
   const uint32_t bin = shared.bin, inside = shared.inside;
   uint32_t before = shared.before;
   const bool few = inside <= FEW && !gauge.open(bin);
-  const unsigned long long last = few ? 0 : nth(count <= KEYS ? shared.keys : all, count, wanted, shared);
+  unsigned long long last = few ? 0 : nth(near ? shared.keys : all, count, wanted, shared);
+  auto keep = [&](unsigned long long key) {
+    uint32_t of = gauge.bin(key);
+    if (few && of == bin)
+      rest[atomicAdd(&shared.rest, 1)] = key;
+    return few ? of < bin : key <= last;
+  };
   __syncthreads();
   if (threadIdx.x == 0)
     shared.count = shared.rest = 0;
   __syncthreads();
+  if (near)
+    compact(count, shared, keep);
+  else
 #pragma unroll 2
-  for (uint32_t i = threadIdx.x; i - threadIdx.x % 32 < count; i += THREADS) {
-    unsigned long long key = i < KEYS ? shared.keys[i] : i < count ? __ldcg(&all[i]) : NO_KEY;
-    uint32_t of = gauge.bin(key);
-    append(best, key, i < count && (few ? of < bin : key <= last), &shared.count);
-    if (few && of == bin && i < count)
-      rest[atomicAdd(&shared.rest, 1)] = key;
-  }
-  if (!few)
-    return last;
+    for (uint32_t i = threadIdx.x; i - threadIdx.x % 32 < count; i += THREADS) {
+      unsigned long long key = i < KEYS ? shared.keys[i] : i < count ? __ldcg(&all[i]) : NO_KEY;
+      append(to, key, i < count && keep(key), &shared.count);
+    }
   __syncthreads();
-  if (threadIdx.x < inside) {
+  if (few && threadIdx.x < inside) {
     unsigned long long own = rest[threadIdx.x];
 #pragma unroll 4
     for (uint32_t i = 0; i < inside; i++)
       before += rest[i] < own;
     if (before < wanted)
-      best[before] = own;
+      to[before] = own;
     if (before == wanted - 1)
       shared.lows[0] = own;
   }
   __syncthreads();
-  return shared.lows[0];
+  for (uint32_t i = threadIdx.x; near && i < wanted; i += THREADS)
+    best[i] = shared.keys[i];
+  return few ? shared.lows[0] : last;
 }
 
 } // namespace

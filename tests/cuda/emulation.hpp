@@ -63,7 +63,7 @@ namespace emulation {
 enum { BLOCKS_PER_PROCESSOR = 2, WARP = 32 };
 
 struct Place {
-  emulated_index thread, block, block_size, grid;
+  emulated_index thread, block;
 };
 extern thread_local Place place;
 
@@ -76,8 +76,19 @@ void stagger();
 /* Lets them, and other blocks, for a while. */
 void sleep();
 
-/* Runs `kernel` in every thread of the grid, when the stream comes to it. All blocks run at a time if they must. */
-cudaError_t launch(dim3 grid, dim3 block, bool all_at_a_time, cudaStream_t stream, std::function<void()> kernel);
+/* Until the grid before in the stream has ended, where this one may begin before that. */
+void wait_for_previous();
+/* The block no longer keeps the next grid from beginning. */
+void admit_next();
+
+/* How a grid runs. */
+struct Way {
+  bool all_at_a_time; /* its blocks */
+  bool overlaps;      /* it may begin when all blocks of the grid before have admitted it or ended */
+};
+
+/* Runs `kernel` in every thread of the grid, when the stream comes to it. */
+cudaError_t launch(dim3 grid, dim3 block, Way way, cudaStream_t stream, std::function<void()> kernel);
 
 template <typename T> T shuffle(int line, uint32_t mask, T value, uint32_t from) {
   static_assert(sizeof(T) <= sizeof(uint64_t), "what a lane gives");
@@ -99,18 +110,17 @@ inline uint32_t ballot(int line, uint32_t mask, bool here) {
 }
 
 template <typename... A, size_t... I>
-cudaError_t launch_with(void (*kernel)(A...), dim3 grid, dim3 block, bool all_at_a_time, void **arguments,
-                        cudaStream_t stream, std::index_sequence<I...>) {
+cudaError_t launch_with(void (*kernel)(A...), dim3 grid, dim3 block, void **arguments, cudaStream_t stream,
+                        std::index_sequence<I...>) {
   std::tuple<A...> copies(*static_cast<A *>(arguments[I])...); /* now, as the real thing does */
-  return launch(grid, block, all_at_a_time, stream, [kernel, copies] { std::apply(kernel, copies); });
+  return launch(grid, block, {false, false}, stream, [kernel, copies] { std::apply(kernel, copies); });
 }
 
 } // namespace emulation
 
 #define threadIdx (emulation::place.thread)
 #define blockIdx (emulation::place.block)
-#define blockDim (emulation::place.block_size)
-#define gridDim (emulation::place.grid)
+inline thread_local emulated_index blockDim, gridDim; /* no macros: cudaLaunchConfig_t has members of these names */
 
 /* --- within a block ---------------------------------------------------------------------------------------------- */
 
@@ -193,14 +203,41 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 template <typename... A>
 cudaError_t cudaLaunchKernel(void (*kernel)(A...), dim3 grid, dim3 block, void **arguments, size_t,
                              cudaStream_t stream) {
-  return emulation::launch_with(kernel, grid, block, false, arguments, stream, std::index_sequence_for<A...>());
+  return emulation::launch_with(kernel, grid, block, arguments, stream, std::index_sequence_for<A...>());
 }
 
-template <typename... A>
-cudaError_t cudaLaunchCooperativeKernel(void (*kernel)(A...), dim3 grid, dim3 block, void **arguments, size_t,
-                                        cudaStream_t stream) {
-  return emulation::launch_with(kernel, grid, block, true, arguments, stream, std::index_sequence_for<A...>());
+enum cudaLaunchAttributeID {
+  cudaLaunchAttributeCooperative = 2,
+  cudaLaunchAttributeProgrammaticStreamSerialization = 6,
+};
+
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  union {
+    int cooperative, programmaticStreamSerializationAllowed;
+  } val;
+};
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+  cudaLaunchAttribute *attrs;
+  unsigned numAttrs;
+};
+
+template <typename A>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(A), const A &argument) {
+  emulation::Way way = {false, false};
+  for (unsigned i = 0; i < config->numAttrs; i++)
+    (config->attrs[i].id == cudaLaunchAttributeCooperative ? way.all_at_a_time : way.overlaps) |=
+        config->attrs[i].val.cooperative != 0;
+  return emulation::launch(config->gridDim, config->blockDim, way, config->stream,
+                           [kernel, argument] { kernel(argument); });
 }
+
+inline void cudaGridDependencySynchronize() { emulation::wait_for_previous(); }
+inline void cudaTriggerProgrammaticLaunchCompletion() { emulation::admit_next(); }
 
 template <typename A>
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void (*)(A), int, size_t) {

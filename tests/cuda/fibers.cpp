@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -31,7 +32,7 @@ thread_local emulation::Place emulation::place;
 
 namespace {
 
-enum { STACK_BYTES = 1 << 16, BLOCKS_AT_A_TIME = 4, STAGGER = 64, SLEEP_US = 30, NOWHERE = -1 };
+enum { STACK_BYTES = 1 << 16, STAGGER = 64, SLEEP_US = 30, PAUSES = 16, PAUSE_US = 20000, NOWHERE = -1 };
 
 struct Fiber {
   ucontext_t first;            /* where it begins; with a sanitizer, where it is */
@@ -77,6 +78,12 @@ void give_stacks(unsigned threads, char *stacks) {
   spare_stacks[threads].push_back(stacks);
 }
 
+/* How far a grid is, for the next one. */
+struct Progress {
+  std::atomic<unsigned> holding{0}; /* blocks that keep that from beginning */
+  std::atomic<bool> ended{false};
+};
+
 struct Block {
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
@@ -89,6 +96,9 @@ struct Block {
   uint32_t now; /* the fiber that runs */
   emulation::Place place;
   uint64_t random;
+  Progress *progress;
+  const Progress *previous; /* of the grid before; none where that has ended */
+  bool holding = true;
 
   explicit Block(unsigned threads) : fibers(threads), warps((threads + 31) / 32), stacks(take_stacks(threads)) {}
   Block(const Block &) = delete;
@@ -101,6 +111,15 @@ thread_local Block *block;
 uint32_t pick(Block &of, uint32_t below) {
   of.random = of.random * 6364136223846793005u + 1442695040888963407u;
   return static_cast<uint32_t>(of.random >> 33) % below;
+}
+
+/* Once for every block, at its end at the latest. */
+bool admit(Block &of) {
+  bool first = of.holding;
+  if (first)
+    of.progress->holding--;
+  of.holding = false;
+  return first;
 }
 
 /* --- turns ------------------------------------------------------------------------------------------------------- */
@@ -187,17 +206,21 @@ void run_all_fibers() {
 
 /* --- blocks ------------------------------------------------------------------------------------------------------ */
 
-void run_block(unsigned number, dim3 grid, unsigned threads, const std::function<void()> &kernel) {
+void run_block(unsigned number, const emulation::Grid &of, Progress *progress, const Progress *previous) {
+  const dim3 grid = of.blocks;
+  const unsigned threads = of.threads;
   Block here(threads);
   ucontext_t blank;
   getcontext(&blank);
   block = &here;
-  here.kernel = &kernel;
+  here.kernel = &of.kernel;
+  here.progress = progress;
+  here.previous = previous;
   here.random = emulation::chance();
   here.place = {{0, 0, 0},
-                {number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y},
-                {threads, 1, 1},
-                {grid.x, grid.y, grid.z}};
+                {number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y}};
+  blockDim = {threads, 1, 1};
+  gridDim = {grid.x, grid.y, grid.z};
   here.meeting.live = threads;
   for (unsigned i = 0; i < threads; i++) {
     Fiber &fiber = here.fibers[i];
@@ -209,20 +232,54 @@ void run_block(unsigned number, dim3 grid, unsigned threads, const std::function
     makecontext(&fiber.first, fiber_main, 0);
   }
   run_all_fibers();
+  admit(here);
+}
+
+/* Blocks of all grids take the places that there are, in the order in which they are launched. */
+std::atomic<unsigned> running_blocks{0};
+
+void take_place() {
+  for (unsigned now = running_blocks;; now = running_blocks) {
+    if (now == emulation::blocks_at_a_time())
+      usleep(SLEEP_US);
+    else if (running_blocks.compare_exchange_weak(now, now + 1))
+      return;
+  }
+}
+
+unsigned blocks_of(const emulation::Grid &grid) { return grid.blocks.x * grid.blocks.y * grid.blocks.z; }
+
+void run_grid(const emulation::Grid &grid, Progress *progress, const Progress *previous) {
+  unsigned blocks = blocks_of(grid);
+  std::atomic<unsigned> next{0};
+  unsigned workers = std::min<unsigned>(blocks, emulation::blocks_at_a_time());
+  std::vector<std::thread> running;
+  for (unsigned i = 0; i < workers; i++)
+    running.emplace_back([&] {
+      for (unsigned number; (number = next++) < blocks; running_blocks--) {
+        take_place();
+        run_block(number, grid, progress, previous);
+      }
+    });
+  for (std::thread &thread : running)
+    thread.join();
+  progress->ended = true;
 }
 
 } // namespace
 
-void emulation::run_grid(dim3 grid, unsigned threads, bool all_at_a_time, const std::function<void()> &kernel) {
-  unsigned blocks = grid.x * grid.y * grid.z;
-  std::atomic<unsigned> next{0};
-  unsigned workers = all_at_a_time ? blocks : std::min<unsigned>(blocks, BLOCKS_AT_A_TIME);
+void emulation::run_grids(const std::vector<Grid> &grids) {
+  std::deque<Progress> progress;
   std::vector<std::thread> running;
-  for (unsigned i = 0; i < workers; i++)
-    running.emplace_back([&] {
-      for (unsigned number; (number = next++) < blocks;)
-        run_block(number, grid, threads, kernel);
-    });
+  for (const Grid &grid : grids)
+    progress.emplace_back().holding = blocks_of(grid);
+  for (size_t i = 0; i < grids.size(); i++) {
+    const Progress *previous = i ? &progress[i - 1] : nullptr;
+    bool early = chance() % 4;
+    while (previous && !(early ? previous->holding == 0 : previous->ended.load()))
+      usleep(SLEEP_US);
+    running.emplace_back(run_grid, std::cref(grids[i]), &progress[i], previous);
+  }
   for (std::thread &thread : running)
     thread.join();
 }
@@ -279,6 +336,16 @@ const uint64_t *emulation::exchange(int line, uint32_t mask, uint64_t value) {
     wait_for(warp.meeting);
   }
   return warp.taken;
+}
+
+void emulation::wait_for_previous() {
+  while (block->previous && !block->previous->ended)
+    sleep();
+}
+
+void emulation::admit_next() {
+  if (admit(*block) && pick(*block, PAUSES) == 0) /* so that the next grid gets ahead of this block */
+    usleep(PAUSE_US);
 }
 
 void emulation::sleep() {

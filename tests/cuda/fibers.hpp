@@ -5,12 +5,24 @@
 #ifndef COLDKV_TESTS_CUDA_FIBERS_HPP
 #define COLDKV_TESTS_CUDA_FIBERS_HPP
 
+#include <vector>
+
 #include "tests/cuda/emulation.hpp"
 
 namespace emulation {
 
-/* Runs the kernel in each of grid x `threads` threads. */
-void run_grid(dim3 grid, unsigned threads, bool all_at_a_time, const std::function<void()> &kernel);
+struct Grid {
+  dim3 blocks;
+  unsigned threads; /* of each */
+  Way way;
+  std::function<void()> kernel;
+};
+
+/* Runs grids one after the other; all but the first may overlap with the one before, and do so as chance has it. */
+void run_grids(const std::vector<Grid> &grids);
+
+/* That can run. */
+unsigned blocks_at_a_time();
 
 /* A random number, other in every run. From any thread. */
 uint64_t chance();

@@ -23,10 +23,11 @@ struct emulated_event {
   Happened last; /* of its newest record */
 };
 
-/* Something to do, after something has happened. */
+/* Something to do, after something has happened: a grid, or anything else. */
 struct Work {
   std::function<void()> run;
   Happened after;
+  std::shared_ptr<const emulation::Grid> grid;
 };
 
 struct emulated_stream {
@@ -92,6 +93,16 @@ bool is_pinned(const void *address) {
 emulated_stream default_stream = {0, {}};
 std::vector<emulated_stream *> streams = {&default_stream};
 
+/* A grid, and with it those behind that may overlap with the one before each. */
+void run_grids(emulated_stream *stream, const emulation::Grid &first) {
+  std::vector<emulation::Grid> grids = {first};
+  while (!stream->work.empty() && stream->work.front().grid && stream->work.front().grid->way.overlaps) {
+    grids.push_back(*stream->work.front().grid);
+    stream->work.pop_front();
+  }
+  emulation::run_grids(grids);
+}
+
 /* Lets one stream take a step; false when none can. */
 bool step() {
   size_t first = emulation::chance() % streams.size();
@@ -102,9 +113,12 @@ bool step() {
     Work &next = stream->work.front();
     if (next.after && !*next.after)
       continue;
-    std::function<void()> run = std::move(next.run);
+    Work work = std::move(next);
     stream->work.pop_front();
-    run();
+    if (work.grid)
+      run_grids(stream, *work.grid);
+    else
+      work.run();
     return true;
   }
   return false;
@@ -135,7 +149,8 @@ cudaError_t enqueue(cudaStream_t given, Work work) {
     wait_until([stream] {
       bool clear = stream == &default_stream || default_stream.work.empty();
       for (const emulated_stream *other : streams)
-        clear &= stream != &default_stream || (other->flags & cudaStreamNonBlocking) || other->work.empty();
+        clear &= stream != &default_stream || other == stream || (other->flags & cudaStreamNonBlocking) ||
+                 other->work.empty();
       return clear;
     });
   stream->work.push_back(std::move(work));
@@ -145,16 +160,19 @@ cudaError_t enqueue(cudaStream_t given, Work work) {
   return cudaSuccess;
 }
 
-cudaError_t enqueue(cudaStream_t stream, std::function<void()> run) { return enqueue(stream, Work{std::move(run), nullptr}); }
+cudaError_t enqueue(cudaStream_t stream, std::function<void()> run) {
+  return enqueue(stream, Work{std::move(run), nullptr, nullptr});
+}
 
 } // namespace
 
-cudaError_t emulation::launch(dim3 grid, dim3 block, bool all_at_a_time, cudaStream_t stream,
-                              std::function<void()> kernel) {
+unsigned emulation::blocks_at_a_time() { return processors() * BLOCKS_PER_PROCESSOR; }
+
+cudaError_t emulation::launch(dim3 grid, dim3 block, Way way, cudaStream_t stream, std::function<void()> kernel) {
   unsigned blocks = grid.x * grid.y * grid.z;
-  if (blocks == 0 || block.x == 0 || (all_at_a_time && blocks > processors() * BLOCKS_PER_PROCESSOR))
+  if (blocks == 0 || block.x == 0 || (way.all_at_a_time && blocks > blocks_at_a_time()))
     return cudaErrorInvalidValue;
-  return enqueue(stream, [=] { emulation::run_grid(grid, block.x, all_at_a_time, kernel); });
+  return enqueue(stream, Work{nullptr, nullptr, std::make_shared<Grid>(Grid{grid, block.x, way, std::move(kernel)})});
 }
 
 extern "C" {
@@ -184,11 +202,16 @@ cudaError_t cudaGetDeviceCount(int *count) {
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int) {
   *properties = {};
   snprintf(properties->name, sizeof properties->name, "emulation");
-  properties->major = 8;
+  properties->major = 9;
   properties->multiProcessorCount = static_cast<int>(processors());
   properties->cooperativeLaunch = 1;
   properties->l2CacheSize = 1 << 20;
   properties->totalGlobalMem = 1 << 30;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr, int) {
+  *value = emulation::chance() % 4 == 0;
   return cudaSuccess;
 }
 
@@ -314,7 +337,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   std::lock_guard<std::recursive_mutex> guard(lock);
-  return enqueue(stream, Work{[] {}, event->last});
+  return enqueue(stream, Work{[] {}, event->last, nullptr});
 }
 
 } // extern "C"

@@ -15,7 +15,7 @@
 #include "tests/proto/random.h"
 #include "tests/retrieval/rescored.h"
 
-enum { ROUNDS = 60, JOBS_MAX = 80, RECORDS = 300000, SKIPPED = 77 };
+enum { ROUNDS = 60, JOBS_MAX = 80, FLIGHTS = 2, RECORDS = 300000, SKIPPED = 77 };
 
 /* What records look like. Key codes are random, except where everything is to be equal. */
 enum kind { RANDOM, SCALES_REAL, ALL_EQUAL, FEW_VALUES, LATE_BEST, SAMPLE_BEST, MOSTLY_INVALID, KINDS };
@@ -196,45 +196,72 @@ static struct gpu_scan_wanted make_wanted(void) {
   return wanted;
 }
 
-/* Scans of some of the columns; returns how many were wrong. */
-static uint32_t run_scan(struct gpu_scan *scan, const struct columns *columns, uint32_t heads, uint32_t *jobs_done) {
-  static struct query queries[JOBS_MAX];
+/* A scan between its start and the check of its results. */
+struct flight {
+  struct gpu_scan *scan;
+  struct gpu_scan_wanted asked;
+  struct query queries[JOBS_MAX];
   struct gpu_scan_job jobs[JOBS_MAX];
-  struct gpu_scan_wanted asked = make_wanted();
-  uint32_t of[JOBS_MAX], places = asked.best ? asked.best : asked.candidates, wrong = 0;
-  uint32_t job_count = below(4) ? 1 + below(9) : 1 + below(JOBS_MAX);
-  for (uint32_t j = 0; j < job_count; j++) {
-    of[j] = below(heads);
-    uint32_t count = columns[of[j]].count, begin = below(3) ? 0 : below(count + 1);
-    make_query(&queries[j], asked.head_dim);
-    jobs[j] = (struct gpu_scan_job){columns[of[j]].gpu, &queries[j], begin,
-                                    below(3) ? count - begin : below(count - begin + 1)};
+  uint32_t of[JOBS_MAX], job_count; /* columns of each job */
+};
+
+/* Starts a scan of some of the columns. */
+static void start_scan(struct flight *flight, const struct columns *columns, uint32_t heads) {
+  flight->asked = make_wanted();
+  flight->job_count = below(4) ? 1 + below(9) : 1 + below(JOBS_MAX);
+  for (uint32_t j = 0; j < flight->job_count; j++) {
+    flight->of[j] = below(heads);
+    uint32_t count = columns[flight->of[j]].count, begin = below(3) ? 0 : below(count + 1);
+    make_query(&flight->queries[j], flight->asked.head_dim);
+    flight->jobs[j] = (struct gpu_scan_job){columns[flight->of[j]].gpu, &flight->queries[j], begin,
+                                            below(3) ? count - begin : below(count - begin + 1)};
   }
-  uint64_t *keys = allocate(places * sizeof *keys), *wanted = allocate(asked.candidates * sizeof *wanted);
+  if (gpu_scan_start(flight->scan, &flight->asked, flight->jobs, flight->job_count, NULL, &error))
+    give_up("start");
+}
+
+/* Returns how many jobs were wrong. */
+static uint32_t finish_scan(struct flight *flight, const struct columns *columns) {
+  const struct gpu_scan_wanted *asked = &flight->asked;
+  uint32_t places = asked->best ? asked->best : asked->candidates, wrong = 0;
+  uint64_t *keys = allocate(places * sizeof *keys), *wanted = allocate(asked->candidates * sizeof *wanted);
   const uint64_t *found;
   const uint32_t *counts;
-  if (gpu_scan_start(scan, &asked, jobs, job_count, NULL, &error))
-    give_up("start");
-  if (gpu_scan_fetch(scan, NULL, &error) || gpu_scan_finish(scan, &found, &counts, &error))
+  if (gpu_scan_finish(flight->scan, &found, &counts, &error))
     give_up("finish");
-  for (uint32_t j = 0; j < job_count; j++) {
+  for (uint32_t j = 0; j < flight->job_count; j++) {
     memcpy(keys, found + (size_t)j * places, places * sizeof *keys);
-    wrong += !check_job(&columns[of[j]], &jobs[j], &asked, keys, counts[j], wanted);
+    wrong += !check_job(&columns[flight->of[j]], &flight->jobs[j], asked, keys, counts[j], wanted);
   }
   free(keys);
   free(wanted);
-  *jobs_done += job_count;
+  return wrong;
+}
+
+/* Scans that are started one after the other, and only then waited for. */
+static uint32_t run_scans(struct flight *flights, const struct columns *columns, uint32_t heads, uint32_t *jobs_done) {
+  uint32_t count = 1 + below(FLIGHTS), wrong = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t starts = below(3) ? 1 : 2; starts > 0; starts--) /* of the last one come the results */
+      start_scan(&flights[i], columns, heads);
+    if (gpu_scan_fetch(flights[i].scan, NULL, &error))
+      give_up("fetch");
+  }
+  for (uint32_t i = 0; i < count; i++) {
+    wrong += finish_scan(&flights[i], columns);
+    *jobs_done += flights[i].job_count;
+  }
   return wrong;
 }
 
 /* New columns, which several scans go over: each leaves a hint for the next, which may be of any use or none. */
-static uint32_t run_round(struct gpu *gpu, struct gpu_scan *scan, uint32_t *jobs_done) {
+static uint32_t run_round(struct gpu *gpu, struct flight *flights, uint32_t *jobs_done) {
   static struct columns columns[4];
   uint32_t heads = 1 + below(4), wrong = 0;
   for (uint32_t h = 0; h < heads; h++)
     make_columns(gpu, &columns[h], NULL);
-  for (uint32_t scans = 1 + below(4); scans > 0; scans--)
-    wrong += run_scan(scan, columns, heads, jobs_done);
+  for (uint32_t scans = 1 + below(2); scans > 0; scans--)
+    wrong += run_scans(flights, columns, heads, jobs_done);
   for (uint32_t h = 0; h < heads; h++)
     free_columns(&columns[h], NULL);
   return wrong;
@@ -245,7 +272,7 @@ int main(int argc, char **argv) {
   uint32_t rounds = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 0) : ROUNDS, jobs = 0, wrong = 0;
   records_max = argc > 3 ? (uint32_t)strtoul(argv[3], NULL, 0) : RECORDS;
   struct gpu *gpu;
-  struct gpu_scan *scan;
+  static struct flight flights[FLIGHTS];
   struct gpu_info info;
   if (gpu_create(&gpu, 0, &error)) {
     printf("skipped: %s\n", error.text);
@@ -258,12 +285,13 @@ int main(int argc, char **argv) {
   fflush(stdout);
   randomness.state = seed;
   for (uint32_t r = 0; r < rounds; r++) {
-    /* now and then a new one, whose memory others have written before */
-    if (r % 8 == 0 && gpu_scan_create(gpu, JOBS_MAX, JOBS_MAX * LIMIT_CANDIDATES_MAX, &scan, &error))
-      give_up("scan");
-    wrong += run_round(gpu, scan, &jobs);
-    if (r % 8 == 7 || r + 1 == rounds)
-      gpu_scan_destroy(scan);
+    /* now and then new ones, whose memory others have written before */
+    for (uint32_t i = 0; i < FLIGHTS && r % 8 == 0; i++)
+      if (gpu_scan_create(gpu, JOBS_MAX, JOBS_MAX * LIMIT_CANDIDATES_MAX, &flights[i].scan, &error))
+        give_up("scan");
+    wrong += run_round(gpu, flights, &jobs);
+    for (uint32_t i = 0; i < FLIGHTS && (r % 8 == 7 || r + 1 == rounds); i++)
+      gpu_scan_destroy(flights[i].scan);
   }
   gpu_destroy(gpu);
   printf("%u jobs, %u wrong\n", jobs, wrong);
