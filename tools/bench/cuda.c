@@ -32,6 +32,7 @@ enum {
   TURNS = 10, /* each goes over all layers */
   TURNS_QUICK = 2,
   SAMPLES_MAX = LAYERS * TURNS,
+  BATCH = 16, /* launches one after the other, without a wait */
   READ_BYTES = 1 << 30,
   SHIFT = 4099, /* records between the beginnings of two columns' contents */
 };
@@ -47,7 +48,8 @@ struct bench {
   cudaEvent_t begin, end;
   uint32_t turns;
   double samples[SAMPLES_MAX];
-  double scan_s[2]; /* of one layer, best 1024, by mode */
+  double scan_s[2];    /* of one layer, best 1024, by mode */
+  double read_s[2][2]; /* of only reading as much, by mode: launched alone, and each of a batch */
 };
 
 /* --- data -------------------------------------------------------------------------------------------------------- */
@@ -160,17 +162,23 @@ static int failed(struct error *error) {
   return status == cudaSuccess ? 0 : error_set(error, ERR_IO, "GPU: %s", cudaGetErrorString(status));
 }
 
-/* Seconds that reading `bytes` takes the best loop, place by place; which loop that is. */
-static double time_read(struct bench *bench, size_t bytes, int *best) {
+/* Bytes of a layer's columns that a scan reads. */
+static double bytes_of(enum lookup_mode mode) {
+  return (double)HEADS * TOKENS * (RECORD_SIGNATURE_BYTES + (mode == LOOKUP_HAMMING ? 0 : RECORD_K_SCALE_BYTES));
+}
+
+/* Seconds that reading `bytes` takes the best loop, place by place, each of a batch of launches; which loop that is. */
+static double time_read(struct bench *bench, size_t bytes, uint32_t batch, int *best) {
   struct gpu_info info;
   double least = 0;
   gpu_info(bench->gpu, &info);
   for (int kind = 0; kind < GPU_READ_KINDS; kind++) {
-    uint32_t places = (uint32_t)(READ_BYTES / bytes), count = 0;
+    uint32_t places = (uint32_t)(READ_BYTES / bytes), count = 0, place = 0;
     for (uint32_t i = 0; i < 4 * bench->turns; i++) {
       start(bench);
-      gpu_read_launch(kind, bench->pool + i % places * bytes, bytes, info.processors, bench->sink, NULL);
-      bench->samples[count] = stop(bench);
+      for (uint32_t j = 0; j < batch; j++, place++)
+        gpu_read_launch(kind, bench->pool + place % places * bytes, bytes, info.processors, bench->sink, NULL);
+      bench->samples[count] = stop(bench) / batch;
       count += i >= 2; /* warm */
     }
     double time = median(bench->samples, count);
@@ -192,16 +200,23 @@ static int start_layer(struct bench *bench, enum lookup_mode mode, uint32_t laye
   return gpu_scan_start(bench->scan, &wanted, jobs, HEADS * rows, NULL, error);
 }
 
-/* Seconds of one layer's scan, launched alone. */
-static int time_layer(struct bench *bench, enum lookup_mode mode, uint32_t rows, uint32_t candidates, double *time,
+/* One layer's scan. */
+struct layer_case {
+  uint32_t rows, candidates, batch;
+  const char *name;
+};
+
+/* Seconds of a layer's scan, each of a batch of launches. */
+static int time_layer(struct bench *bench, enum lookup_mode mode, const struct layer_case *of, double *time,
                       struct error *error) {
   int result = 0;
-  uint32_t count = 0;
-  for (uint32_t i = 0; i < LAYERS * bench->turns && !result; i++) {
+  uint32_t count = 0, layer = 0;
+  for (uint32_t i = 0; i < LAYERS * (bench->turns + 1) && !result; i++) {
     start(bench);
-    result = start_layer(bench, mode, i % LAYERS, rows, candidates, error);
-    bench->samples[count] = stop(bench);
-    count += i >= 4;
+    for (uint32_t j = 0; j < of->batch && !result; j++)
+      result = start_layer(bench, mode, layer++ % LAYERS, of->rows, of->candidates, error);
+    bench->samples[count] = stop(bench) / of->batch;
+    count += i >= LAYERS; /* all have been scanned for as many candidates */
   }
   *time = median(bench->samples, count);
   return result ? result : failed(error);
@@ -225,39 +240,52 @@ static int time_token(struct bench *bench, enum lookup_mode mode, double *time, 
 /* --- output ------------------------------------------------------------------------------------------------------ */
 
 static double print_reads(struct bench *bench, struct bench_output *output) {
-  double layer_bytes = (double)HEADS * TOKENS * (RECORD_SIGNATURE_BYTES + RECORD_K_SCALE_BYTES);
+  static const char *const names[2][2] = {[LOOKUP_WEIGHTED] = {"read_weighted_us", "read_weighted_batch_us"},
+                                          [LOOKUP_HAMMING] = {"read_hamming_us", "read_hamming_batch_us"}};
   int loop = 0;
-  double rate = READ_BYTES / time_read(bench, READ_BYTES, &loop);
+  double rate = READ_BYTES / time_read(bench, READ_BYTES, 1, &loop);
   bench_integer(output, "read_loop", (uint64_t)loop, "the fastest loop that only reads");
   bench_figure(output, "read_gb_s", rate / 1e9, "GB/s, of 1 GiB: the device's read bandwidth");
-  bench_figure(output, "read_layer_over_read", layer_bytes / time_read(bench, (size_t)layer_bytes, &loop) / rate,
-               "what that loop reaches when it reads only as much as one weighted scan, launch and end included");
+  for (int m = 0; m < 2; m++) {
+    enum lookup_mode mode = m ? LOOKUP_HAMMING : LOOKUP_WEIGHTED;
+    for (int batch = 0; batch < 2; batch++) {
+      char what[128];
+      snprintf(what, sizeof what, "only reading %.1f MB, %s", bytes_of(mode) / 1e6,
+               batch ? "each of 16 launches one after the other" : "one launch alone");
+      bench->read_s[mode][batch] = time_read(bench, (size_t)bytes_of(mode), batch ? BATCH : 1, &loop);
+      bench_figure(output, names[mode][batch], bench->read_s[mode][batch] * 1e6, what);
+    }
+  }
   return rate;
 }
 
 static int print_layer(struct bench *bench, struct bench_output *output, enum lookup_mode mode, double rate,
                        struct error *error) {
-  static const struct {
-    uint32_t rows, candidates;
-    const char *name;
-  } cases[] = {{1, CANDIDATES, ""}, {1, 4096, "_4096"}, {ROWS_MAX, CANDIDATES, "_rows4"}};
+  static const struct layer_case cases[] = {
+      {1, CANDIDATES, 1, ""},        {1, CANDIDATES, BATCH, "_batch"}, {1, 4096, 1, "_4096"},
+      {1, 4096, BATCH, "_4096_batch"}, {ROWS_MAX, CANDIDATES, 1, "_rows4"},
+  };
   bool hamming = mode == LOOKUP_HAMMING;
-  double bytes = (double)HEADS * TOKENS * (RECORD_SIGNATURE_BYTES + (hamming ? 0 : RECORD_K_SCALE_BYTES));
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-    char name[64], what[128];
+    const struct layer_case *of = &cases[i];
+    char name[64], what[160];
     double time;
-    int result = time_layer(bench, mode, cases[i].rows, cases[i].candidates, &time, error);
+    int result = time_layer(bench, mode, of, &time, error);
     if (result)
       return result;
-    snprintf(name, sizeof name, "%s%s_us", hamming ? "hamming" : "weighted", cases[i].name);
-    snprintf(what, sizeof what, "8 kv heads x 1M tokens, %u row%s each, best %u: %.1f MB", cases[i].rows,
-             cases[i].rows > 1 ? "s" : "", cases[i].candidates, bytes / 1e6);
+    snprintf(name, sizeof name, "%s%s_us", hamming ? "hamming" : "weighted", of->name);
+    snprintf(what, sizeof what, "8 kv heads x 1M tokens, %u row%s each, best %u: %.1f MB%s", of->rows,
+             of->rows > 1 ? "s" : "", of->candidates, bytes_of(mode) / 1e6,
+             of->batch > 1 ? ", each of 16 launches one after the other" : "");
     if (i == 0)
       bench->scan_s[mode] = time;
     bench_figure(output, name, time * 1e6, what);
-    snprintf(name, sizeof name, "%s%s_over_read", hamming ? "hamming" : "weighted", cases[i].name);
-    bench_figure(output, name, bytes / time / rate,
+    snprintf(name, sizeof name, "%s%s_over_read", hamming ? "hamming" : "weighted", of->name);
+    bench_figure(output, name, bytes_of(mode) / time / rate,
                  i ? "" : hamming ? "wanted: at least 0.85" : "wanted: at least 0.75");
+    snprintf(name, sizeof name, "%s%s_over_reading", hamming ? "hamming" : "weighted", of->name);
+    bench_figure(output, name, bench->read_s[mode][of->batch > 1] / time,
+                 "over only reading as much, launched in the same way");
   }
   return 0;
 }
@@ -265,7 +293,7 @@ static int print_layer(struct bench *bench, struct bench_output *output, enum lo
 static int print_token(struct bench *bench, struct bench_output *output, enum lookup_mode mode, double rate,
                        struct error *error) {
   bool hamming = mode == LOOKUP_HAMMING;
-  double bytes = (double)LAYERS * HEADS * TOKENS * (RECORD_SIGNATURE_BYTES + (hamming ? 0 : RECORD_K_SCALE_BYTES));
+  double bytes = LAYERS * bytes_of(mode);
   double time;
   int result = time_token(bench, mode, &time, error);
   if (result)
