@@ -120,7 +120,7 @@ static int check(const struct gpu_scan *scan, const struct gpu_scan_wanted *want
 static cudaError_t start_jobs(struct gpu_scan *scan, const struct gpu_scan_wanted *wanted,
                               const struct gpu_scan_job *jobs, uint32_t first, uint32_t count, cudaStream_t stream) {
   uint64_t *keys = scan->keys + (size_t)first * (wanted->best ? wanted->best : wanted->candidates);
-  uint32_t *counts = scan->counts + first, set = scan->launches++ % GPU_SETS;
+  uint32_t *counts = scan->counts + first, set = scan->launches % GPU_SETS;
   struct gpu_group *groups = scan->groups + (size_t)set * GPU_JOBS;
   bool uploaded = atomic_exchange(&scan->gpu->uploaded, false);
   struct gpu_launch launch;
@@ -137,6 +137,7 @@ static cudaError_t start_jobs(struct gpu_scan *scan, const struct gpu_scan_wante
   for (uint32_t i = 0; i < count; i++)
     fill_job(&launch.jobs[i], &jobs[first + i], hint_of(jobs + first, i, wanted->mode));
   cudaError_t status = gpu_scan_launch(&launch, count, wanted->mode == LOOKUP_HAMMING, stream);
+  scan->launches += status == cudaSuccess; /* the next one must not have the set of one that may be running */
   if (status == cudaSuccess && wanted->best)
     status = gpu_rescore(scan, wanted, jobs + first, count, groups, keys, counts, stream);
   return status;
