@@ -81,11 +81,16 @@ __device__ inline float lane_sum(const float *x, uint32_t d, uint32_t lane) {
 }
 
 /* 1/RMS: 0 when the vector counts as zero, negative when it is not finite. */
-__device__ __forceinline__ float inverse_rms(float sum, uint32_t d) {
+__device__ __forceinline__ float inverse_rms(float sum, uint32_t d, float &rms) {
   float mean_square = sum / static_cast<float>(d);
+  rms = sqrtf(mean_square);
   if (!(mean_square <= 3.402823466e38f))
     return -1.0f;
-  return mean_square == 0 ? 0.0f : 1.0f / sqrtf(mean_square);
+  return mean_square == 0 ? 0.0f : 1.0f / rms;
+}
+__device__ __forceinline__ float inverse_rms(float sum, uint32_t d) {
+  float rms;
+  return inverse_rms(sum, d, rms);
 }
 
 } // namespace

@@ -16,8 +16,9 @@ enum { HOT_KEYS_MAX = COLDKV_HOT + HOT_TILE + COLDKV_BLOCK_MAX };
 _Static_assert((int)CUDA_RING == (int)HOT_RING && (int)CUDA_SINKS == (int)COLDKV_SINKS &&
                    (int)CUDA_BLOCK_MAX == (int)COLDKV_BLOCK_MAX && (int)CUDA_D_MAX == (int)LIMIT_HEAD_DIM_MAX &&
                    (int)CUDA_RECORD == (int)RECORD_BYTES && (int)CUDA_CRC_TABLE == (int)PLAN_CRC_TABLE &&
-                   (int)CUDA_F32 == (int)COLDKV_F32 && (int)CUDA_F16 == (int)COLDKV_F16 &&
-                   (int)CUDA_BF16 == (int)COLDKV_BF16 && 8 * 4 == RECORD_K_MAG_BYTES,
+                   (int)CUDA_SEAL_WORDS == (int)PLAN_SEAL_TABLE && (int)CUDA_F32 == (int)COLDKV_F32 &&
+                   (int)CUDA_F16 == (int)COLDKV_F16 && (int)CUDA_BF16 == (int)COLDKV_BF16 &&
+                   8 * 4 == RECORD_K_MAG_BYTES,
                "launch.h repeats what kernels cannot include");
 
 /* --- memory ------------------------------------------------------------------------------------------------------- */
@@ -99,8 +100,9 @@ cudaError_t device_reserve_slots(struct device *device, uint32_t k) {
 static cudaError_t allocate(struct device *device) {
   const struct cuda_shape *s = &device->shape;
   size_t places = (size_t)s->layers * s->heads, vector = s->d * device->element;
-  uint32_t table[PLAN_CRC_TABLE];
+  uint32_t table[PLAN_CRC_TABLE + PLAN_SEAL_TABLE];
   plan_crc_table(table);
+  plan_seal_table(table + PLAN_CRC_TABLE);
   device->found.pinned = device->queries.pinned = device->records.pinned = device->upload.pinned = true;
   cudaError_t status = reserve_zeros(device, &device->ring, 3 * places * CUDA_RING * vector);
   if (status == cudaSuccess)

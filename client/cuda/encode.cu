@@ -2,8 +2,7 @@
 // SPDX-FileCopyrightText: The coldkv authors
 //
 // Tokens that leave the hot window, as records: the bytes of kernels/codec_c.c. A warp takes a run of tokens of one
-// layer and kv head; their records are put together in shared memory, sealed by a thread each, and written one after
-// the other.
+// layer and kv head; their records are put together in shared memory, sealed, and written one after the other.
 //
 // Where d is 64, four threads take a vector, eight vectors a warp at a time, keys first. Thread m of the four has the
 // coordinates 4m .. 4m + 3 of every 16, which are four of the lanes of RECORD.md: sums are made in one thread before
@@ -382,12 +381,10 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 template <typename T> cudaError_t launch128(const cuda_encode_job *job, uint32_t processors, cudaStream_t stream) {
-  RowSigns signs;
-  for (uint32_t i = 0; i < ROW_D; i++)
-    signs.signs[i] = job->codec.signs[0][i / 32] >> i % 32 & 1 ? -1.0f : 1.0f;
-  uint32_t runs = job->shape.layers * job->shape.heads * ((job->count + ROW_RUN - 1) / ROW_RUN);
+  uint32_t tokens = static_cast<uint32_t>(job->first) % ROW_RUN + job->count;
+  uint32_t runs = job->shape.layers * job->shape.heads * ((tokens + ROW_RUN - 1) / ROW_RUN);
   uint32_t blocks = min((runs + ROW_WARPS - 1) / ROW_WARPS, processors * ROW_BLOCKS);
-  return enqueue(encode128_kernel<T>, blocks, ROW_THREADS, stream, *job, signs);
+  return enqueue(encode128_kernel<T>, blocks, ROW_THREADS, stream, *job);
 }
 
 template <typename T> cudaError_t launch(const cuda_encode_job *job, uint32_t processors, cudaStream_t stream) {

@@ -24,6 +24,8 @@ enum {
   CUDA_BLOCK_MAX = 64, /* tokens of a block */
   CUDA_RECORD = 104,
   CUDA_CRC_TABLE = 4 * 256,
+  CUDA_SEAL_BITS = 1024, /* of a row that a CRC is made of, by multiplying with a matrix */
+  CUDA_SEAL_WORDS = CUDA_SEAL_BITS,
   CUDA_NONE = 0xffffffff,
 };
 
@@ -107,7 +109,7 @@ struct cuda_encode_job {
   struct cuda_split key, value;
   const void *keys, *values;     /* [layers * heads][CUDA_RING][d] */
   const float *mean_k, *mean_v;  /* [layers * heads][d] */
-  const uint32_t *crc_table;     /* CUDA_CRC_TABLE words of plan_crc_table */
+  const uint32_t *crc_table;     /* what plan_crc_table makes, then what plan_seal_table makes */
   uint64_t first;
   uint32_t count;
   uint8_t *records;              /* [count][layers][heads][104] */

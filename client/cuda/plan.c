@@ -3,6 +3,7 @@
 #include "client/cuda/plan.h"
 
 #include "proto/crc32c.h"
+#include "proto/record.h"
 
 enum {
   TILE_MAX = 4,           /* query heads of a block */
@@ -18,6 +19,28 @@ void plan_crc_table(uint32_t table[PLAN_CRC_TABLE]) {
       bytes[0] = (uint8_t)i;
       table[256 * j + i] = crc32c(0, bytes, j + 1) ^ zeros;
     }
+  }
+}
+
+void plan_seal_table(uint32_t table[PLAN_SEAL_TABLE]) {
+  enum { BYTES = RECORD_BYTES - 4 + 12, WORDS = PLAN_SEAL_TABLE / 32, ROW = 8 /* words that are multiplied at once */ };
+  uint8_t bytes[BYTES] = {0};
+  uint32_t zeros = crc32c(0, bytes, BYTES), columns[32][WORDS] = {{0}};
+  for (uint32_t i = 0; i <= 8 * BYTES; i++) {
+    uint32_t crc = zeros;
+    if (i < 8 * BYTES) {
+      bytes[i / 8] = (uint8_t)(1u << i % 8);
+      crc ^= crc32c(0, bytes, BYTES);
+      bytes[i / 8] = 0;
+    }
+    for (uint32_t bit = 0; bit < 32; bit++)
+      columns[bit][i / 32] |= (crc >> bit & 1) << i % 32;
+  }
+  /* Thread 4 n + t has words t and t + 4 of column n of eight. Two of the eight are of one byte, so that four times
+   * eight give a thread that multiplies its whole byte of a CRC. */
+  for (uint32_t i = 0; i < PLAN_SEAL_TABLE; i++) {
+    uint32_t half = i % 2, eight = i / 128 % 2 * 2 + i / 2 % 2, lane = i / 4 % 32, step = i / 256, n = lane / 4;
+    table[i] = columns[8 * (n / 2) + 2 * eight + n % 2][ROW * step + lane % 4 + 4 * half];
   }
 }
 

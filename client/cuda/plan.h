@@ -18,6 +18,12 @@ enum { PLAN_KEYS = 32 /* that a block of attend.cu takes at once: two for each h
 enum { PLAN_CRC_TABLE = 4 * 256 };
 void plan_crc_table(uint32_t table[PLAN_CRC_TABLE]);
 
+/* A record's CRC as a product of bits: 896 of the record before the CRC and of its place, in words as record_crc takes
+ * them, then a 1, then zeros, times a matrix of 1024 x 32. Its words as 32 threads take them, four at a time: threads
+ * 4 n .. 4 n + 3 those of eight columns' n-th. */
+enum { PLAN_SEAL_TABLE = 1024 };
+void plan_seal_table(uint32_t table[PLAN_SEAL_TABLE]);
+
 /* How the keys of one row are shared out; as struct cuda_plan of launch.h. */
 struct plan_attend {
   uint32_t keys, far_splits, hot_splits, tile, tiles;

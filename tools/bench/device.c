@@ -70,8 +70,9 @@ static cudaError_t zeros(void **to, size_t bytes) {
 }
 
 static cudaError_t tables(struct bench *b) {
-  static uint32_t table[PLAN_CRC_TABLE], index[SLOTS * HEADS + 2 * HEADS + 1];
+  static uint32_t table[PLAN_CRC_TABLE + PLAN_SEAL_TABLE], index[SLOTS * HEADS + 2 * HEADS + 1];
   plan_crc_table(table);
+  plan_seal_table(table + PLAN_CRC_TABLE);
   for (uint32_t i = 0; i < SLOTS * HEADS; i++)
     index[i] = i % SLOTS;
   for (uint32_t i = 0; i <= HEADS; i++)
@@ -260,6 +261,9 @@ static int print(struct bench *b, double rate, struct bench_output *output, stru
   double ring = timed(b, encode_ring, error), some = timed(b, encode_some, error), home = timed(b, encode_home, error);
   bench_figure(output, "encode_us", ring * 1e6, "131,072 records of fp16 keys and values of 128: 80.7 MB moved");
   bench_figure(output, "encode_over_read", records * moved / ring / rate, "wanted: at least 0.5");
+  double ring_row = in_a_row(b, encode_ring, error);
+  bench_figure(output, "encode_row_us", ring_row * 1e6, "the same one after the other, as in a long prefill, each");
+  bench_figure(output, "encode_row_over_read", records * moved / ring_row / rate, "");
   bench_figure(output, "encode_handover_us", some * 1e6, "64 tokens of 32 layers x 8 kv heads");
   bench_figure(output, "encode_home_us", home * 1e6, "the same, with the copy of the records to the host");
   double empty = timed(b, nothing, error), one = timed(b, attend, error), bound = empty + traffic / rate;
