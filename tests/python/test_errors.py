@@ -81,6 +81,17 @@ def test_what_goes_wrong_when_describing(client):
         toy.model(client, rope_freqs=np.ones(3))
 
 
+def test_numbers_that_do_not_fit(client):
+    for name in ("timeout_ms", "block_timeout_ms", "backlog_bytes", "spin_us"):
+        with pytest.raises(ValueError, match=f"{name}: -1"):
+            coldkv.Client("nowhere", **{name: -1})
+    with pytest.raises(ValueError, match="window"):
+        toy.model(client, window=1 << 32)
+    with toy.model(client) as model:
+        with pytest.raises(ValueError, match="k: -64"):
+            coldkv.Conversation(model, "fits", k=-64)
+
+
 def test_a_gpu_that_is_not_there(client):
     with toy.model(client) as model:
         with pytest.raises(coldkv.NotSupportedError):

@@ -16,19 +16,30 @@ NO_SLOT = 0xFFFFFFFF
 TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}  # enum coldkv_type
 
 
-class ClientOptions(Structure):
+class Options(Structure):
+    """What a caller chooses. A number that does not fit is refused, where ctypes would take it modulo 2**32."""
+
+    def __init__(self, *values: object, **named: object) -> None:
+        super().__init__(*values, **named)
+        given = dict(zip((field[0] for field in self._fields_), values)) | named
+        for name, value in given.items():
+            if isinstance(value, int) and getattr(self, name) != value:
+                raise ValueError(f"{name}: {value} is out of range")
+
+
+class ClientOptions(Options):
     _fields_ = [("timeout_ms", c_uint32), ("sync_timeout_ms", c_uint32), ("backlog_bytes", c_uint64),
                 ("block_timeout_ms", c_uint32), ("spin_us", c_uint32)]
 
 
-class ModelDescription(Structure):
+class ModelDescription(Options):
     _fields_ = [("name", c_char_p), ("layers", c_uint32), ("kv_heads", c_uint32), ("group", c_uint32),
                 ("head_dim", c_uint32), ("window", c_uint32), ("rope", c_uint32), ("rope_dims", c_uint32),
                 ("rope_theta", c_double), ("rope_freqs", c_void_p), ("softmax_scale", c_float),
                 ("fingerprint", c_uint8 * 32)]
 
 
-class ConvOptions(Structure):
+class ConvOptions(Options):
     _fields_ = [("k", c_uint32), ("candidates", c_uint32), ("hamming", c_int), ("must_exist", c_int),
                 ("device", c_uint32), ("hot_type", c_uint32)]
 
