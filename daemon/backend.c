@@ -259,6 +259,10 @@ static int start(struct backend *backend, struct survey *survey, struct backend_
   return result;
 }
 
+bool backend_wants(const struct backend *backend, uint64_t tokens, uint64_t jobs) {
+  return backend->resident && tokens >= backend->tokens_min && jobs <= RESIDENT_JOBS_MAX;
+}
+
 bool backend_start(struct backend *backend, struct request *request, struct lookup_worker *worker,
                    struct backend_found *found) {
   const struct msg_lookup *lookup = &request->params.lookup;
@@ -267,8 +271,7 @@ bool backend_start(struct backend *backend, struct request *request, struct look
   struct error error = {0};
   uint64_t end = view_count(request->view) < lookup->before ? view_count(request->view) : lookup->before;
   *found = (struct backend_found){.rows = (uint32_t)lookup->rows};
-  if (!backend->resident || lookup->from >= end || end - lookup->from < backend->tokens_min ||
-      geometry->kv_heads * lookup->rows > RESIDENT_JOBS_MAX)
+  if (lookup->from >= end || !backend_wants(backend, end - lookup->from, geometry->kv_heads * lookup->rows))
     return false;
   int result = look_at_parts(&survey, &error);
   if (!result && survey.tokens == 0)

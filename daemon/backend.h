@@ -39,6 +39,8 @@ void backend_close(struct backend *backend);
 const char *backend_name(const struct backend *backend);   /* "cpu" or "cuda" */
 const char *backend_device(const struct backend *backend); /* name of the GPU, "" */
 bool backend_gpu(struct backend *backend);                 /* false also for one that has failed too often */
+/* Whether lookups of so many tokens, for so many (row, kv head), are for a GPU, as long as it does not fail. */
+bool backend_wants(const struct backend *backend, uint64_t tokens, uint64_t jobs);
 void backend_stats(struct backend *backend, struct msg_stats *stats);
 
 /* The id of a conversation that is about to be deleted. False when there is none, or no GPU that may have it. */

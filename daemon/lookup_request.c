@@ -49,7 +49,8 @@ static void set_cost(struct request *request, uint64_t heads) {
   uint64_t candidates = lookup->candidates ? lookup->candidates : lookup_default_candidates(range);
   if (candidates > range)
     candidates = range;
-  if (request->server->backend.resident && range >= request->server->backend.tokens_min)
+  struct backend *backend = &request->server->backend;
+  if (backend_wants(backend, range, heads * lookup->rows) && backend_gpu(backend))
     range /= GPU_GAIN;
   request->cost = lookup->rows * heads * (range + RESCORE_COST * candidates + 1);
 }
