@@ -14,6 +14,22 @@ from engine import Engine
 SHORT_MAX = coldkv.REWIND_EXACT - 1  # tokens that can be taken back to the very state before
 
 
+class Clock(transformers.StoppingCriteria):
+    """Tells when generate() has its first token, and when it has `count`. Never stops it."""
+
+    def __init__(self, device, count):
+        self.device, self.left, self.count = device, count, count
+        self.began = self.ended = None
+
+    def __call__(self, input_ids, scores, **_):
+        if self.left in (1, self.count):
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            self.began, self.ended = self.began or time.perf_counter(), time.perf_counter()
+        self.left -= 1
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
 class Transformers(Engine):
     name = "transformers"
 
@@ -79,23 +95,20 @@ class Transformers(Engine):
         return self.model(self._tensor(ids)).logits[0].float().cpu().numpy()
 
     def _generate_seconds(self, ids, count):
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        out = self.model.generate(self._tensor(ids), do_sample=False, min_new_tokens=count, max_new_tokens=count,
-                                  pad_token_id=0)
-        out.cpu()
-        return time.perf_counter() - start
+        """Of `count` tokens after the first one: reading the inputs varies more than these take."""
+        clock = Clock(self.model.device, count + 1)
+        self.model.generate(self._tensor(ids), do_sample=False, min_new_tokens=count + 1, max_new_tokens=count + 1,
+                            pad_token_id=0, stopping_criteria=[clock])
+        return clock.ended - clock.began
 
     def decode_seconds(self, ids, count, slots):
         if self.attachment is None:
-            return self._generate_seconds(ids, count + 1) - self._generate_seconds(ids, 1)
+            return self._generate_seconds(ids, count)
         self.attachment.set_slots(slots)
-        before, seconds = self.attachment.tokens, []
-        for length in (1, count + 1):  # the difference leaves out reading the inputs, and storing in the end
-            seconds.append(self._generate_seconds(ids[-8:], length))
-            self.attachment.rewind(before)
-        return seconds[1] - seconds[0]
+        before = self.attachment.tokens
+        seconds = self._generate_seconds(ids[-8:], count)
+        self.attachment.rewind(before)
+        return seconds
 
     def memory_bytes(self):
         found = super().memory_bytes()
