@@ -138,6 +138,8 @@ static cudaError_t start_jobs(struct gpu_scan *scan, const struct gpu_scan_wante
     fill_job(&launch.jobs[i], &jobs[first + i], hint_of(jobs + first, i, wanted->mode));
   cudaError_t status = gpu_scan_launch(&launch, count, wanted->mode == LOOKUP_HAMMING, stream);
   scan->launches += status == cudaSuccess; /* the next one must not have the set of one that may be running */
+  if (status != cudaSuccess && uploaded)
+    atomic_store(&scan->gpu->uploaded, true); /* still for the next one */
   if (status == cudaSuccess && wanted->best)
     status = gpu_rescore(scan, wanted, jobs + first, count, groups, keys, counts, stream);
   return status;
