@@ -37,6 +37,9 @@ enum {
   SHIFT = 4099, /* records between the beginnings of two columns' contents */
 };
 
+#define IN_A_BATCH "each of 16 launches one after the other"
+_Static_assert(BATCH == 16, "in words, too");
+
 struct bench {
   struct gpu *gpu;
   struct gpu_scan *scan;
@@ -251,7 +254,7 @@ static double print_reads(struct bench *bench, struct bench_output *output) {
     for (int batch = 0; batch < 2; batch++) {
       char what[128];
       snprintf(what, sizeof what, "only reading %.1f MB, %s", bytes_of(mode) / 1e6,
-               batch ? "each of 16 launches one after the other" : "one launch alone");
+               batch ? IN_A_BATCH : "one launch alone");
       bench->read_s[mode][batch] = time_read(bench, (size_t)bytes_of(mode), batch ? BATCH : 1, &loop);
       bench_figure(output, names[mode][batch], bench->read_s[mode][batch] * 1e6, what);
     }
@@ -276,7 +279,7 @@ static int print_layer(struct bench *bench, struct bench_output *output, enum lo
     snprintf(name, sizeof name, "%s%s_us", hamming ? "hamming" : "weighted", of->name);
     snprintf(what, sizeof what, "8 kv heads x 1M tokens, %u row%s each, best %u: %.1f MB%s", of->rows,
              of->rows > 1 ? "s" : "", of->candidates, bytes_of(mode) / 1e6,
-             of->batch > 1 ? ", each of 16 launches one after the other" : "");
+             of->batch > 1 ? ", " IN_A_BATCH : "");
     if (i == 0)
       bench->scan_s[mode] = time;
     bench_figure(output, name, time * 1e6, what);
