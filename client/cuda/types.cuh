@@ -29,16 +29,8 @@ __device__ __forceinline__ void narrow(float x, float &to) { to = x; }
 __device__ __forceinline__ void narrow(float x, __half &to) { to = __float2half_rn(x); }
 __device__ __forceinline__ void narrow(float x, __nv_bfloat16 &to) { to = __float2bfloat16_rn(x); }
 
-/* Arrays of the caller's, whose type is known at run time only. */
-__device__ __forceinline__ float load_any(const void *data, uint32_t type, size_t i) {
-  switch (type) {
-  case CUDA_F32: return static_cast<const float *>(data)[i];
-  case CUDA_F16: return widen(static_cast<const __half *>(data)[i]);
-  default: return widen(static_cast<const __nv_bfloat16 *>(data)[i]);
-  }
-}
-
-/* The same in two steps, so that nothing has to wait between them. */
+/* A number of an array of the caller's, whose type is known at run time only: as it lies in memory, and then as f32, so
+ * that nothing has to wait in between. */
 __device__ __forceinline__ uint32_t load_raw(const void *data, uint32_t type, size_t i) {
   return type == CUDA_F32 ? static_cast<const uint32_t *>(data)[i] : static_cast<const uint16_t *>(data)[i];
 }
@@ -47,6 +39,9 @@ __device__ __forceinline__ float widen_raw(uint32_t raw, uint32_t type) {
   return type == CUDA_F32   ? __uint_as_float(raw)
          : type == CUDA_F16 ? widen(*reinterpret_cast<const __half *>(&low))
                             : __uint_as_float(raw << 16);
+}
+__device__ __forceinline__ float load_any(const void *data, uint32_t type, size_t i) {
+  return widen_raw(load_raw(data, type, i), type);
 }
 
 __device__ __forceinline__ void store_any(void *data, uint32_t type, size_t i, float x) {
